@@ -2,9 +2,9 @@
 
 The usual way to wait for a socket, `trio.lowlevel.wait_readable`, costs a trip through the scheduler and a
 change to Trio's epoll for each wait, and a task that waits. For small calls this was the largest single cost.
-So a socket is registered once, in an epoll of our own, and one task calls the watchers of all sockets that
-are ready. A watcher does what it can without waiting, and leaves the rest to a task. It also learns that a
-client has left although nobody reads.
+So a socket is registered once, in an epoll of our own, for which one task waits, and the watchers of all
+sockets that are ready are called. A watcher does what it can without waiting, and leaves the rest to a task.
+It also learns that a client has left although nobody reads.
 
 A watcher runs outside of the task that its connection belongs to. It must not raise for that connection's
 sake: it hands the error to the connection's task, which raises it there. What it raises all the same is
@@ -121,16 +121,42 @@ class EpollReactor(Reactor):
         await trio.lowlevel.wait_readable(fd)
 
     async def run(self) -> None:
-        epoll, watchers = self._epoll, self._watchers
-        while True:
-            await trio.lowlevel.wait_readable(epoll.fileno())
-            for fd, events in epoll.poll(0, _AT_ONCE):
-                watcher = watchers.get(fd)  # another watcher may have closed the socket just now
-                if watcher is not None:
-                    try:
-                        watcher(events & _READABLE != 0, events & _GONE != 0)
-                    except Exception:  # noqa: BLE001 - the barrier between one connection and the others
-                        _log.exception(_FAILED)
+        task = trio.lowlevel.current_task()
+        poll = _Poll(task, self._call_watchers)
+        trio.lowlevel.add_instrument(poll)
+        try:
+            while True:
+                task.custom_sleep_data = poll
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+        finally:
+            trio.lowlevel.remove_instrument(poll)
+
+    def _call_watchers(self) -> None:
+        watchers = self._watchers
+        for fd, events in self._epoll.poll(0, _AT_ONCE):
+            watcher = watchers.get(fd)  # another watcher may have closed the socket just now
+            if watcher is not None:
+                try:
+                    watcher(events & _READABLE > 0, events & _GONE > 0)
+                except Exception:  # noqa: BLE001 - the barrier between one connection and the others
+                    _log.exception(_FAILED)
+
+
+class _Poll(trio.abc.Instrument):
+    """Calls watchers as soon as the loop knows that the epoll is ready, and before any task has its turn.
+
+    So a task that a watcher wakes has its turn in the same round of the loop, and not in the next one. The
+    reactor's task waits for the epoll, so that the loop wakes up, and the watchers have its context. That it
+    was woken is seen by its `custom_sleep_data`, which Trio clears then.
+    """
+
+    def __init__(self, task: trio.lowlevel.Task, call_watchers: Callable[[], None]) -> None:
+        self._task = task
+        self._call_watchers = call_watchers
+
+    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the signature is Trio's
+        if self._task.custom_sleep_data is None:
+            self._task.context.run(self._call_watchers)
 
 
 class _Registered:

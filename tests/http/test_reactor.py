@@ -7,6 +7,7 @@ import select
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import attrs
@@ -17,9 +18,11 @@ import trio.testing
 from cpg_trio.http import reactor
 from cpg_trio.http.channel import SocketChannel
 from cpg_trio.http.reactor import EpollReactor, Reactor, TaskReactor, open_reactor
+from tests.plugin.running import eventually
 
 REACTORS = [EpollReactor, TaskReactor] if hasattr(select, "epoll") else [TaskReactor]
 every_reactor = pytest.mark.parametrize("kind", REACTORS)
+needs_epoll = pytest.mark.skipif(EpollReactor not in REACTORS, reason="there is no epoll")
 Kind = Callable[[], Reactor]
 
 
@@ -221,6 +224,47 @@ async def test_a_socket_that_is_forgotten_leaves_nothing_behind(kind: Kind) -> N
         assert trio.lowlevel.current_statistics().tasks_living == tasks
         gc.collect()
         assert not any(isinstance(each, SocketChannel) for each in gc.get_referrers(reactor))
+
+
+@needs_epoll
+async def test_a_task_that_a_watcher_wakes_has_its_turn_in_the_same_round_of_the_loop() -> None:
+    rounds: list[int] = []
+
+    class Rounds(trio.abc.Instrument):
+        count = 0
+
+        def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the signature is Trio's
+            self.count += 1
+
+    instrument, asleep = Rounds(), trio.lowlevel.ParkingLot()
+
+    def wake(_readable: bool, _gone: bool) -> None:  # noqa: FBT001 - a watcher's parameters
+        rounds.append(instrument.count)
+        asleep.unpark_all()
+
+    async with running(EpollReactor) as reactor:
+        with connected() as watched:
+            trio.lowlevel.add_instrument(instrument)
+            watched.channel.watch(reactor, wake)
+            watched.peer.send(b"x")
+            await asleep.park()
+            rounds.append(instrument.count)
+            trio.lowlevel.remove_instrument(instrument)
+    assert rounds[1] == rounds[0]
+
+
+@needs_epoll
+async def test_a_watcher_is_called_in_the_context_of_the_reactor_s_task() -> None:
+    place: ContextVar[str] = ContextVar("place", default="nowhere")
+    seen: list[str] = []
+    place.set("here")
+    async with running(EpollReactor) as reactor:
+        with connected() as watched:
+            place.set("elsewhere")
+            watched.channel.watch(reactor, lambda *_: seen.append(place.get()))
+            watched.peer.send(b"x")
+            await eventually(lambda: seen)
+    assert seen == ["here"]
 
 
 def test_the_reactor_is_chosen_by_what_the_platform_has(monkeypatch: pytest.MonkeyPatch) -> None:
