@@ -43,12 +43,19 @@ _NOT_FIELDS = frozenset({*_OF_EACH, JSON_FIELDS, *IDS})
 class LogSource:
     """Which program of a process logs: a plugin, or the host."""
 
-    __slots__ = ("_runtime_id", "json", "name", "output")
+    __slots__ = ("_runtime_id", "json", "name", "output", "printed")
 
-    def __init__(self, name: str, output: Callable[[str], object] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        output: Callable[[str], object] | None = None,
+        printed: Callable[[str], object] | None = None,
+    ) -> None:
         self.name = name
         self.output = output
         """Is given each line that it logs, without its end, beside the log."""
+        self.printed = printed
+        """Is given the pieces of what it prints, where a program shows that as its own."""
         self.runtime_id = ""
 
     @property
@@ -70,14 +77,19 @@ current_source: ContextVar[LogSource | None] = ContextVar("who logs", default=No
 
 
 @contextmanager
-def log_source(name: str, output: Callable[[str], object] | None = None) -> Iterator[LogSource]:
+def log_source(
+    name: str,
+    output: Callable[[str], object] | None = None,
+    printed: Callable[[str], object] | None = None,
+) -> Iterator[LogSource]:
     """Have the lines of the block, and of the tasks that are started in it, name a plugin, or `host`.
 
-    `output` is given these lines, too; by default what the block around this one has.
+    `output` is given these lines, too, and `printed` what is printed; by default what the block around this
+    one has.
     """
-    if output is None and (around := current_source.get()) is not None:
-        output = around.output
-    source = LogSource(name, output)
+    if (around := current_source.get()) is not None:
+        output, printed = output or around.output, printed or around.printed
+    source = LogSource(name, output, printed)
     token = current_source.set(source)
     _sources.append(source)
     try:

@@ -56,7 +56,7 @@ class LineHandler(logging.Handler):
         super().__init__()
         self.own_formatter = form or TextFormatter()  # also of the lines that say how many are missing
         self.setFormatter(self.own_formatter)
-        self._sink = _Sink(stream, self.own_formatter.encoding)
+        self._sink = Sink(stream, self.own_formatter.encoding)
         self._begin()
         _handlers.add(self)
 
@@ -188,8 +188,8 @@ class LineHandler(logging.Handler):
         super().close()
 
 
-class _Sink:
-    """The target of the lines: the stream's file descriptor, or the stream if it has none.
+class Sink:
+    """The target of lines: the stream's file descriptor, or the stream if it has none.
 
     The interpreter flushes its streams at its end, and dies with a fatal error if a daemon thread holds the
     lock of one of them. So the thread does not use the stream where it can do without.

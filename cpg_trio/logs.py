@@ -281,26 +281,33 @@ def ids(context: CallContext) -> dict[str, str]:
 class _ToOutput(logging.Handler):
     """Gives lines to the output of who logs them, in a program whose handlers are its own."""
 
+    def __init__(self, output: Callable[[str], object]) -> None:
+        super().__init__()
+        self._output = output
+        self.setFormatter(TextFormatter())
+
     def emit(self, record: logging.LogRecord) -> None:
         source = current_source.get()
-        if source is not None and source.output is not None:
-            source.output(self.format(record))
+        if source is not None and source.output is self._output:
+            self._output(self.format(record))
 
 
 @contextmanager
-def giving_output(name: str, output: Callable[[str], object]) -> Iterator[None]:
+def giving_output(
+    name: str, output: Callable[[str], object], printed: Callable[[str], object] | None = None
+) -> Iterator[None]:
     """Give the lines that the block logs, and the tasks that are started in it, to `output`, too.
 
-    They name `name`. In the log they are in any case.
+    They name `name`. In the log they are in any case. `printed` is given what they print, in pieces, by a
+    program that shows that.
     """
     root = logging.getLogger()
-    is_alone = not any(isinstance(each, LineHandler | _ToOutput) for each in root.handlers)
-    handler = _ToOutput() if is_alone else None
+    is_alone = not any(isinstance(each, LineHandler) for each in root.handlers)
+    handler = _ToOutput(output) if is_alone else None
     if handler is not None:
-        handler.setFormatter(TextFormatter())
         root.addHandler(handler)
     try:
-        with log_source(name, output):
+        with log_source(name, output, printed):
             yield
     finally:
         if handler is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,7 +19,9 @@ from cpg_trio.logs import LineHandler
 
 _MOST_OF_REASON = 500  # characters
 _NAME_COLUMNS = 9
+_MOST_OF_LINE = 4096  # characters
 _HOST = "host"
+_log = logging.getLogger("cpg_trio.output")
 
 
 @attrs.frozen
@@ -92,13 +95,18 @@ class UpLines:
         """Write that the platform stops."""
         self._write(_HOST, "stopping the plugins, then the host", state="stopping")
 
+    def line(self, text: str) -> None:
+        """Write a line that the program has printed: to the log, as those of plugins are."""
+        _log.info("%s | %s", _HOST, one_line(text, _MOST_OF_LINE))
+
+    def end(self) -> None:
+        """Write what is left."""
+        self._handler.flush()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write what is left at the end."""
+        """Do nothing: a thread writes."""
         task_status.started()
-        try:
-            await trio.sleep_forever()
-        finally:
-            self._handler.flush()
+        await trio.sleep_forever()
 
     def _write(self, name: str, text: str, **fields: object) -> None:
         if not self._json:

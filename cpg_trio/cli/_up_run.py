@@ -16,6 +16,7 @@ from cpg_trio._log_formats import current_source
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.cli._output import Output
 from cpg_trio.cli._up_lines import UpLines
+from cpg_trio.cli._up_printed import printed_lines
 from cpg_trio.cli._up_screen import UpScreen
 from cpg_trio.cli._up_view import UpView
 from cpg_trio.http import BindError, StartError
@@ -96,6 +97,13 @@ class _Up:
 
     async def run(self, stop: trio.Event) -> None:
         """Run the platform until `stop` is set. Raises: StartError."""
+        try:
+            with printed_lines(self.view.line):
+                await self._run(stop)
+        finally:
+            self.view.end()
+
+    async def _run(self, stop: trio.Event) -> None:
         for sentence in misspelt(os.environ):
             _log.warning("%s", sentence)
         # Trio raises signals again that nobody has taken, and this program ends: no hangup ends it otherwise.
@@ -109,15 +117,17 @@ class _Up:
         async with open_plain_nursery() as nursery:
             await nursery.start(self.view.run)
             nursery.start_soon(self._tell_stop, stop)
-            if isinstance(self.view, UpScreen):
-                nursery.start_soon(_show_output, platform, self.view)
-            with platform.host.plugins.changes.added(self.view.changed):
-                try:
-                    await self._serve(platform, stop, hangups)
-                except BindError as error:
-                    name = "ADMIN_SOCKET" if UNIX in str(error) else "PORT"
-                    place = self.settings.origin(name)
-                    raise StartError(f"{error} ({name} is {place})" if place else str(error)) from None
+            async with open_plain_nursery() as showing:  # which ends before the screen does
+                if isinstance(self.view, UpScreen):
+                    await showing.start(_show_output, platform, self.view)
+                with platform.host.plugins.changes.added(self.view.changed):
+                    try:
+                        await self._serve(platform, stop, hangups)
+                    except BindError as error:
+                        name = "ADMIN_SOCKET" if UNIX in str(error) else "PORT"
+                        place = self.settings.origin(name)
+                        raise StartError(f"{error} ({name} is {place})" if place else str(error)) from None
+                showing.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
 
     async def _read(self, stop: trio.Event) -> Platform | None:
@@ -176,13 +186,25 @@ def _write_nowhere(numbers: Iterable[int]) -> None:
     os.close(nowhere)
 
 
-async def _show_output(platform: Platform, screen: UpScreen) -> None:
-    """Show the lines that the plugins write."""
+async def _show_output(
+    platform: Platform, screen: UpScreen, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Show the lines that the plugins write, all of those that are there when it is cancelled."""
+
+    def show_some() -> bool:
+        lines, missed = reader.next()
+        if missed:
+            screen.line(f"({missed} lines of plugins are left out: they came too fast)")
+        for line in lines:
+            screen.output(line.plugin, line.replica, line.text)
+        return bool(lines)
+
     with platform.host.plugins.output.reading() as reader:
-        while await reader.wait():
-            lines, missed = reader.next()
-            if missed:
-                screen.line(f"({missed} lines of plugins are left out: they came too fast)")
-            for line in lines:
-                screen.output(line.plugin, line.replica, line.text)
-            await trio.lowlevel.checkpoint()
+        task_status.started()
+        try:
+            while await reader.wait():
+                show_some()
+                await trio.lowlevel.checkpoint()
+        finally:
+            while show_some():
+                pass

@@ -6,6 +6,12 @@ scrolling text, so that the lines of the plugins go on alone once all is well.
 
 A terminal may take nothing for a long time (Ctrl-S), and the plugins must not wait for it. So a thread
 writes, what is to be written meanwhile is bounded, and only the newest picture is drawn.
+
+A terminal may also change its width at any moment, such as between the making of a picture and its writing.
+So nothing depends on the width: the cursor rests at the beginning of the block, and moves with it, and to
+erase the block is to erase what follows the cursor. The terminal cuts lines of the block that it would wrap.
+Tried before: the cursor below the block, and its rows counted. A width that changed in that moment, and each
+row that somebody else wrote there, left a row of the block behind.
 """
 
 from __future__ import annotations
@@ -14,9 +20,8 @@ import io
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import IO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TextIO, cast
 
 import attrs
 import trio
@@ -25,6 +30,8 @@ from rich.text import Text
 
 from cpg_trio._human import span
 from cpg_trio._lines import one_line
+from cpg_trio._log_writer import Sink
+from cpg_trio._on_loop import OnLoop
 from cpg_trio.cli._output import Output
 from cpg_trio.cli._up_view import doing
 from cpg_trio.host.supervision import Phase, Replica, replica_title
@@ -42,6 +49,9 @@ _TENTHS_S = 100.0  # from then on, times are in whole units
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_magenta", "bright_blue")
 _SETTLED = {Phase.READY, Phase.STOPPED, Phase.FAILED}
 _ENDED = {Phase.STOPPED, Phase.FAILED}
+_ERASE = "\r\x1b[J"  # what follows the cursor, and its line
+_SAVE_CURSOR, _RESTORE_CURSOR = "\x1b7", "\x1b8"
+_CUT_LINES, _WRAP_LINES = "\x1b[?7l", "\x1b[?7h"
 
 
 @attrs.define
@@ -61,7 +71,7 @@ class _Row:
 
 
 class UpScreen:
-    """Shows a host and its plugins. `run` has to run; the other methods return at once.
+    """Shows a host and its plugins. `run` has to run, and then `end`; the other methods return at once.
 
     `clock` gives seconds, and `wall_clock` seconds since 1970.
     """
@@ -74,7 +84,8 @@ class UpScreen:
     ) -> None:
         self._out = out
         # When rich has rendered, it writes to its file and flushes it, if only nothing: not in this thread.
-        self._file, out.console.file = out.console.file, io.StringIO()
+        self._sink = Sink(cast(TextIO, out.console.file), "")
+        out.console.file = io.StringIO()
         self._clock = clock
         self._wall_clock = wall_clock
         self._rows: dict[
@@ -87,8 +98,11 @@ class UpScreen:
         self._colours: dict[str, str] = {}  # by the names of plugins
         self._lines: deque[Text] = deque()
         self._left_out = 0
-        self._drawn: Sequence[int] = ()  # the columns of each line of the block that is on the terminal
-        self._picture = 0, ""  # for how many columns, and what was written last
+        self._picture = 0, ""  # for how many columns, and the block that was written last
+        self._has_begun = False  # to write
+        self._has_ended = False
+        self._is_stuck = False  # the terminal has not taken the last picture
+        self._take: Callable[[Text], None] = self._add
         self._changed = trio.Event()
         # A thread that is left to itself keeps its place until it has written: what comes next stays next.
         self._one_writer = trio.CapacityLimiter(1)
@@ -127,8 +141,8 @@ class UpScreen:
         self._add(Text.assemble((f"{name} {bar} ", self._colour(plugin)), _printable(line)))
 
     def line(self, text: str) -> None:
-        """Show a line of the host."""
-        self._add(Text(_printable(text)))
+        """Show a line of the host. Any thread may call this."""
+        self._take(Text(_printable(text)))
 
     def stopping(self) -> None:
         """Note that all of it is being stopped."""
@@ -138,7 +152,17 @@ class UpScreen:
                 row.began, row.took_s, row.is_told = now, None, False
         self._changed.set()
 
+    def end(self) -> None:
+        """Write the lines that have come since `run` has ended, and each that comes later at once."""
+        self._has_ended = True
+        if self._lines and not self._is_stuck:
+            self._sink.write(self._rendered(self._take_waiting()))
+
     def _add(self, line: Text) -> None:
+        if self._has_ended:
+            if not self._is_stuck:
+                self._sink.write(self._rendered([line]))
+            return
         if len(self._lines) == _MOST_LINES:
             self._lines.popleft()
             self._left_out += 1
@@ -149,46 +173,58 @@ class UpScreen:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Draw until cancelled; what there is to be seen then stays on the terminal."""
+        self._take = OnLoop(self._add)
         task_status.started()
         try:
             while True:
                 self._changed = trio.Event()
+                # A picture that is made is written: its lines are in no other one.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 if text := self.frame():
                     await self._write(text)
                 await trio.sleep(_LEAST_S)
                 with trio.move_on_after(math.inf if self._is_quiet() else _EVERY_S - _LEAST_S):
                     await self._changed.wait()
         finally:
-            with trio.move_on_after(_LAST_S, shield=True):
+            with trio.move_on_after(_LAST_S, shield=True) as scope:
                 await self._write(self.frame(last=True))
+            self._is_stuck = scope.cancelled_caught
 
     async def _write(self, text: str) -> None:
+        # That the terminal is gone is the end of the command, but not by this.
         await trio.to_thread.run_sync(
-            _write, self._file, text, abandon_on_cancel=True, limiter=self._one_writer
+            self._sink.write, text, abandon_on_cancel=True, limiter=self._one_writer
         )
 
     def frame(self, *, last: bool = False) -> str:
         """Return what has to be written to the terminal now: the new lines, and the block in its new form."""
         columns = max(self._out.console.width, _LEAST_COLUMNS)
-        lines = list(self._take_lines())
-        block = [_cut(line, columns - 1) for line in self._block(self._out.console.height)]
-        with self._out.console.capture() as captured:
-            for line in (*lines, *block):
-                self._out.console.print(line, soft_wrap=True)
-        picture = columns, captured.get()
-        if not lines and picture == self._picture and not last:
+        lines = self._rendered(self._take_lines())
+        rows = [_cut(line, columns - 1) for line in self._block(self._out.console.height)]
+        block = self._rendered(rows)
+        if not lines and (columns, block) == self._picture and not last:
             return ""
-        erased, self._picture = _erasing(self._drawn, columns), picture
-        self._drawn = () if last else [cell_len(line.plain) for line in block]
-        return erased + picture[1]
+        erased = _ERASE if self._has_begun else ""
+        self._has_begun, self._picture = True, (columns, block)
+        return erased + lines + (block if last else _resting(block, len(rows)))
 
-    def _take_lines(self) -> Iterator[Text]:
-        """Yield what is to stand in the scrolling text from now on."""
+    def _rendered(self, lines: Iterable[Text]) -> str:
+        with self._out.console.capture() as captured:
+            for line in lines:
+                self._out.console.print(line, soft_wrap=True)
+        return captured.get()
+
+    def _take_waiting(self) -> Iterator[Text]:
+        """Yield the lines that have been shown."""
         if self._left_out:
             yield Text(f"({self._left_out} lines are left out, as the terminal is slow)")
         yield from self._lines
         self._lines.clear()
         self._left_out = 0
+
+    def _take_lines(self) -> Iterator[Text]:
+        """Yield what is to stand in the scrolling text from now on."""
+        yield from self._take_waiting()
         if self._is_stopping or self._is_starting:
             return
         if self._listening is not None and not self._host_is_told:
@@ -278,10 +314,15 @@ class UpScreen:
         return self._colours.setdefault(plugin, _COLOURS[len(self._colours) % len(_COLOURS)])
 
 
-def _erasing(drawn: Sequence[int], columns: int) -> str:
-    """Return what takes the block away. A terminal that is narrower now has broken its lines into several."""
-    rows = sum(max(1, -(-size // columns)) for size in drawn)
-    return f"\x1b[{rows}A\r\x1b[J" if rows else ""
+def _resting(block: str, rows: int) -> str:
+    """Return what draws a block, and leaves the cursor at its beginning.
+
+    The terminal first scrolls as far as it has to: it would not move the saved place of the cursor.
+    """
+    if not rows:
+        return ""
+    room = "\n" * rows + f"\x1b[{rows}A"
+    return f"{room}{_SAVE_CURSOR}{_CUT_LINES}{block}{_WRAP_LINES}{_RESTORE_CURSOR}"
 
 
 def _cut(line: Text, columns: int) -> Text:
@@ -297,9 +338,3 @@ def _printable(text: str) -> str:
 def _some(names: Sequence[str], most: int = 4) -> str:
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _write(file: IO[str], text: str) -> None:
-    with suppress(OSError):  # the terminal is gone, which is the end of the command, but not by this
-        file.write(text)
-        file.flush()

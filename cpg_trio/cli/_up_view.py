@@ -13,7 +13,7 @@ from cpg_trio.host.supervision import Phase, Replica
 
 
 class UpView(Protocol):
-    """Shows what happens to a platform. All but `run` return at once."""
+    """Shows what happens to a platform. All but `run` and `end` return at once."""
 
     def listening(self, urls: Sequence[str]) -> None:
         """Show that the host listens."""
@@ -25,6 +25,14 @@ class UpView(Protocol):
 
     def stopping(self) -> None:
         """Show that the platform is being stopped."""
+        ...
+
+    def line(self, text: str) -> None:
+        """Show a line that the program has printed. Any thread may call this."""
+        ...
+
+    def end(self) -> None:
+        """Show what is left when `run` has ended, if it has run at all."""
         ...
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

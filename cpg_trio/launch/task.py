@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from traceback import StackSummary
 from types import FrameType
 
@@ -17,8 +17,10 @@ import attrs
 import trio
 
 from cpg_trio._nursery import open_plain_nursery
+from cpg_trio._on_loop import OnLoop
 from cpg_trio.host.supervision import Assignment, Ended, LaunchError
 from cpg_trio.http import StartError
+from cpg_trio.launch._task_output import TaskOutput
 from cpg_trio.launch.describe import Target, plugin_of, why
 from cpg_trio.launch.secrets import SecretReference
 from cpg_trio.logs import giving_output
@@ -112,7 +114,11 @@ class RunningTask:
         It has started when the host can call it, or has ended before that. Raises: LaunchError, before that.
         """
         self._task, assignment = trio.lowlevel.current_task(), self._assignment
-        with giving_output(assignment.self_id, assignment.logged):
+        output = TaskOutput(assignment.output)
+        with (
+            closing(output),
+            giving_output(assignment.self_id, OnLoop(assignment.logged), output.write),
+        ):
             config, variables = self._launcher.config(assignment)
             started = _Started(self, task_status)
             try:

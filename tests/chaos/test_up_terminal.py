@@ -21,7 +21,7 @@ from pathlib import Path
 import attrs
 
 from tests.cli.processes import ROOT, coverage_environment, eventually
-from tests.cli.test_up_screen import Terminal
+from tests.cli.terminal import Terminal
 from tests.plugin.running import unused_port
 
 PLATFORM = """
@@ -35,9 +35,23 @@ plugin = "cpg_trio.demo.logger:logger_plugin"
 plugin = "cpg_trio.demo.storage:storage"
 environment = {{ STORAGE_PATH = "urls.sqlite3" }}
 
+[plugins.printer]
+plugin = "printer:printer"
+
 [plugins.chatty]
 command = ["/bin/sh", "-c", "{script}"]
 ready = "running"
+"""
+PRINTER = """
+import os, sys
+from contextlib import asynccontextmanager
+from cpg_trio import Plugin
+
+@asynccontextmanager
+async def printer():
+    yield Plugin("printer", version="1.0.0")
+    print("it ends", file=sys.stderr)
+    os.write(2, b"past the screen\\n")
 """
 _NEAR_S = 60.0
 
@@ -56,19 +70,15 @@ class Screen:
     """Of the terminal, which a thread writes to."""
 
     def read(self) -> None:
-        rest, decode = "", codecs.getincrementaldecoder("utf-8")("replace").decode
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         while True:
             self.reads.wait()
             try:
                 data = os.read(self.controller, 65536)
             except OSError:  # nobody has the other end any more
                 return
-            rest += decode(data).replace("\r\n", "\n")
-            whole, mark, part = rest.rpartition("\x1b")  # a control sequence may come in pieces
-            cut = len(whole) if mark and not re.match(r"\[[\d;]*[A-Za-z]", part) else len(rest)
             with self.lock:
-                self.terminal.write(rest[:cut])
-            rest = rest[cut:]
+                self.terminal.write(decode(data))
 
     def matches(self, pattern: str) -> int:
         """Return how many lines of the screen match."""
@@ -88,7 +98,7 @@ class Screen:
 
     def resize(self, columns: int) -> None:
         with self.lock:
-            self.terminal.narrow(columns)
+            self.terminal.resize(columns)
         fcntl.ioctl(self.controller, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
 
     def cpg(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -107,6 +117,7 @@ class Screen:
 def screen(folder: Path, script: str, columns: int = 100) -> Iterator[Screen]:
     port = unused_port()
     (folder / "platform.toml").write_text(PLATFORM.format(port=port, script=script))
+    (folder / "printer.py").write_text(PRINTER)
     controller, terminal = pty.openpty()
     fcntl.ioctl(controller, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     process = subprocess.Popen(
@@ -143,7 +154,9 @@ def test_a_start_and_a_stop_are_seen_and_a_narrower_terminal_has_no_remains(tmp_
         seen.process.send_signal(signal.SIGINT)
         assert seen.process.wait(_NEAR_S) == 0
         seen.shows(r"^all plugins are stopped$")
-        for name in ("logger", "storage", "chatty"):
+        seen.shows(r"^printer +│ it ends$")
+        seen.shows("^past the screen")
+        for name in ("logger", "storage", "printer", "chatty"):
             seen.shows(rf"^  {name} +\d+\.\d s  . stopped$")
         seen.shows("^stopping:", times=0)
 

@@ -5,50 +5,22 @@ from __future__ import annotations
 import io
 import re
 import threading
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO, TypeAlias
 
 import pytest
 import trio
+from hypothesis import given, strategies as st
+from rich.text import Text
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cpg_trio.cli._output import Output
 from cpg_trio.cli._up_screen import UpScreen
 from cpg_trio.host.supervision import Phase, Replica
+from tests.cli.terminal import Terminal
 
 NOW = 1_800_000_000.0
-
-
-class Terminal:
-    """Takes what is written, and has what stands on the screen then. Long lines are broken."""
-
-    def __init__(self, columns: int = 80) -> None:
-        self.columns = columns
-        self.lines = [""]
-
-    def write(self, text: str) -> None:
-        for part in re.split(r"(\x1b\[\d*[A-Za-z]|\n|\r)", re.sub(r"\x1b\[[\d;]*m", "", text)):
-            if part == "\n":
-                self.lines.append("")
-            elif up := re.fullmatch(r"\x1b\[(\d+)A", part):
-                assert int(up[1]) < len(self.lines)
-                self._row = len(self.lines) - 1 - int(up[1])
-            elif part == "\x1b[J":
-                del self.lines[self._row + 1 :]
-                self.lines[self._row] = ""
-            elif part and part != "\r":
-                for start in range(0, len(part), self.columns):
-                    if start:
-                        self.lines.append("")
-                    self.lines[-1] += part[start : start + self.columns]
-
-    def narrow(self, columns: int) -> None:
-        """Break the lines anew, as a terminal does that is made narrower."""
-        lines, self.lines, self.columns = self.lines, [""], columns
-        self.write("\n".join(lines))
-
-    @property
-    def text(self) -> list[str]:
-        return [line.rstrip() for line in self.lines[:-1]]
+_CONTROL = re.compile(r"\x1b(\[[?\d;]*[A-Za-z]|[78])")
 
 
 class SlowFile(io.StringIO):
@@ -65,6 +37,28 @@ class SlowFile(io.StringIO):
         return super().write(text)
 
 
+class RecordedScreen(UpScreen):
+    """Has the lines that are to be on the terminal: those that have scrolled, and those of the block."""
+
+    def __init__(self, out: Output, clock: Callable[[], float], wall_clock: Callable[[], float]) -> None:
+        super().__init__(out, clock, wall_clock)
+        self._scrolled: list[Text] = []
+        self._last_block: list[Text] = []
+
+    @property
+    def expected(self) -> list[str]:
+        return [line.plain.rstrip() for line in (*self._scrolled, *self._last_block)]
+
+    def _take_lines(self) -> Iterator[Text]:
+        for line in super()._take_lines():
+            self._scrolled.append(line)
+            yield line
+
+    def _block(self, height: int) -> Iterator[Text]:
+        self._last_block = list(super()._block(height))
+        return iter(self._last_block)
+
+
 class Shown:
     """A screen and its terminal, with clocks that a test sets."""
 
@@ -76,14 +70,27 @@ class Shown:
         encoding: str = "utf-8",
         plain: bool = False,
         file: TextIO | None = None,
+        reflows: bool = True,
+        before: int = 0,
     ) -> None:
         self.now = 0.0
-        self.terminal = Terminal(columns)
+        self.terminal = Terminal(columns, reflows=reflows)
+        self.terminal.write("\n" * before)
+        self._before = before
         self.file = file or io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         self.out = Output(self.file, terminal=True, width=columns, plain=plain)
         self.out.console.height = rows
         self._replicas: dict[str, Replica] = {}
-        self.screen = UpScreen(self.out, lambda: self.now, lambda: NOW + self.now)
+        self.screen = RecordedScreen(self.out, lambda: self.now, lambda: NOW + self.now)
+
+    def resize(self, columns: int) -> None:
+        self.terminal.resize(columns)
+        self.out.console.width = columns
+
+    @property
+    def lines(self) -> list[str]:
+        """What the terminal has of the screen."""
+        return self.terminal.lines[self._before :]
 
     def look(self, *, last: bool = False) -> list[str]:
         self.terminal.write(self.screen.frame(last=last))
@@ -213,8 +220,7 @@ def test_a_terminal_that_becomes_narrower_is_left_without_remains_of_the_block()
     shown.now_is("thumbs", Phase.FAILED, why="x" * 60)
     shown.now_is("storage", Phase.STARTING, why="it has not registered storage " + "y" * 30)
     shown.look()
-    shown.terminal.narrow(40)
-    shown.out.console.width = 40
+    shown.resize(40)
     lines = shown.look()
     assert max(map(len, lines)) <= 40
     assert sum("storage " in line for line in lines) == 1
@@ -224,7 +230,7 @@ def test_a_terminal_that_becomes_narrower_is_left_without_remains_of_the_block()
 def test_no_line_of_the_block_is_wider_than_the_terminal(columns: int) -> None:
     shown = Shown(columns)
     shown.now_is("a-plugin-with-a-very-long-name", Phase.STARTING, why="z" * 300)
-    block = re.sub(r"\x1b\[[\d;]*m", "", shown.screen.frame())
+    block = _CONTROL.sub("", shown.screen.frame())
     assert max(map(len, block.splitlines())) < columns
 
 
@@ -245,7 +251,7 @@ def test_without_colours_there_are_words_and_without_the_letters_signs_of_ascii(
         shown.now_is("logger", Phase.BACKING_OFF, why="exit status 3")
         shown.screen.output("logger", 1, "hello")
     text = plain.screen.frame()
-    assert "\x1b" not in text
+    assert not re.search(r"\x1b\[[\d;]*m", text)
     assert "  backing off, again in 0 s: exit status 3" in text
     text = ascii_only.screen.frame()
     assert text.isascii()
@@ -259,7 +265,7 @@ def test_what_plugins_write_does_nothing_to_the_terminal() -> None:
     shown.screen.output("logger", 1, hostile)
     shown.now_is("logger", Phase.FAILED, why=hostile)
     shown.screen.line(hostile)
-    text = re.sub(r"\x1b\[[\d;]*m", "", shown.screen.frame())
+    text = _CONTROL.sub("", shown.screen.frame())
     assert not set("\x1b\x07\r\x9b") & set(text)
     assert not any(line.startswith("forged") for line in text.splitlines())
 
@@ -300,3 +306,134 @@ async def test_the_last_picture_is_written_after_the_one_that_is_being_written(m
         file.goes_on.set()
     written = file.getvalue()
     assert 0 <= written.find("the first words") < written.find("the last words")
+
+
+NAMES = ("logger", "storage", "a-plugin-with-a-long-name")
+WIDTHS = st.sampled_from([20, 30, 40, 60, 120])
+CHANGES = st.tuples(
+    st.just("changes"), st.tuples(st.sampled_from(NAMES), st.sampled_from(Phase), st.integers(0, 15))
+)
+LINES = st.tuples(st.sampled_from(["writes", "tells", "time"]), st.integers(0, 20))
+LOOKS = st.tuples(st.just("looks"), st.none())
+RESIZES = st.tuples(st.just("resizes"), WIDTHS)
+# After so much of a picture, the width changes.
+RACES = st.tuples(st.just("races"), st.tuples(st.floats(0, 1), WIDTHS))
+STEPS = st.lists(st.one_of(CHANGES, CHANGES, LINES, LOOKS, LOOKS, RESIZES, RACES, RACES), max_size=30)
+Steps: TypeAlias = list[tuple[str, Any]]
+
+
+def happen(shown: Shown, what: str, value: Any) -> None:
+    """Have something happen to a screen, or to its terminal."""
+    if what == "changes":
+        name, phase, words = value
+        shown.now_is(name, phase, why="why " * words)
+    elif what == "writes":
+        shown.screen.output(NAMES[value % 3], 1, f"says {value}")
+    elif what == "tells":
+        shown.screen.line(f"the host says {value} " * (1 + value % 8))
+    elif what == "time":
+        shown.now += value
+    elif what == "resizes":
+        shown.resize(value)
+    elif what == "looks":
+        shown.look()
+        assert shown.lines == shown.screen.expected
+    else:
+        share, columns = value
+        picture = shown.screen.frame()
+        at = round(share * len(picture))
+        shown.terminal.write(picture[:at])
+        shown.resize(columns)
+        shown.terminal.write(picture[at:])
+
+
+@given(STEPS, STEPS, WIDTHS)
+def test_whatever_happens_the_terminal_has_each_line_once_and_no_remains_of_the_block(
+    before: Steps, after: Steps, columns: int
+) -> None:
+    shown = Shown(columns, before=99)
+    shown.screen.listening(["http://127.0.0.1:8080"])
+    for step in before:
+        happen(shown, *step)
+    shown.screen.stopping()
+    for step in after:
+        happen(shown, *step)
+    shown.look(last=True)
+    assert shown.lines == shown.screen.expected
+
+
+@given(STEPS, WIDTHS)
+def test_a_terminal_that_cuts_its_lines_when_it_becomes_narrower_has_no_remains_either(
+    steps: Steps, columns: int
+) -> None:
+    shown = Shown(columns, reflows=False, before=99)
+    shown.screen.listening(["http://127.0.0.1:8080"])
+    for step in steps:
+        if step[0] != "looks":
+            happen(shown, *step)
+    shown.look(last=True)
+    cut = [[line[:19].rstrip() for line in lines] for lines in (shown.lines, shown.screen.expected)]
+    assert cut[0] == cut[1]
+
+
+def test_a_line_that_somebody_else_writes_leaves_no_remains_of_the_block() -> None:
+    shown = Shown()
+    shown.all_ready()
+    shown.screen.stopping()
+    shown.look()
+    shown.terminal.write("Fatal Python error: Segmentation fault of another program, with a long text\n")
+    shown.now_is("logger", Phase.STOPPED)
+    lines = shown.look(last=True)
+    assert not [line for line in lines if line.startswith("stopping:")]
+    assert [line for line in lines if line.startswith("Fatal")]
+
+
+def test_what_a_user_types_is_gone_with_the_next_line() -> None:
+    shown = Shown()
+    shown.all_ready()
+    shown.terminal.write("^C")
+    shown.screen.output("logger", 1, "hello")
+    assert shown.look()[-1] == "logger │ hello"
+
+
+async def until_it_waits(clock: MockClock) -> None:
+    """Let a screen write what there is, and wait for a change."""
+    for _ in range(5):
+        await trio.to_thread.run_sync(threading.Event().wait, 0.002)  # its thread goes on
+        clock.jump(0.05)
+        await wait_all_tasks_blocked()
+
+
+async def test_a_line_that_comes_just_before_the_end_is_written(mock_clock: MockClock) -> None:
+    shown = Shown()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(shown.screen.run)
+        await until_it_waits(mock_clock)
+        shown.screen.line("the last words")  # which ends the wait
+        nursery.cancel_scope.cancel()  # at the same time
+    shown.file.seek(0)
+    assert shown.file.read().count("the last words") == 1
+
+
+async def test_lines_of_other_threads_and_those_after_the_end_are_written(mock_clock: MockClock) -> None:
+    shown = Shown()
+    shown.screen.line("before the beginning")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(shown.screen.run)
+        await until_it_waits(mock_clock)
+        await trio.to_thread.run_sync(shown.screen.line, "of a thread")
+        nursery.cancel_scope.cancel()
+    shown.screen.line("between")
+    shown.screen.end()
+    shown.screen.line("after the end")
+    shown.file.seek(0)
+    written = _CONTROL.sub("", shown.file.read()).replace("\r", "").split()
+    assert written == ["before", "the", "beginning", "of", "a", "thread", "between", "after", "the", "end"]
+
+
+def test_a_screen_that_never_ran_writes_its_lines_at_the_end() -> None:
+    shown = Shown()
+    shown.screen.line("the platform file has an error")
+    shown.screen.end()
+    shown.file.seek(0)
+    assert shown.file.read() == "the platform file has an error\n"
