@@ -18,6 +18,7 @@ from pathlib import Path
 import attrs
 
 from cpg_trio._reload import Reloaded, ReloadedFiles, reason
+from cpg_trio.http.certificate_chain import load_certificate
 from cpg_trio.http.server.errors import StartError
 from cpg_trio.http.tls import client_context
 
@@ -93,7 +94,7 @@ class TlsConfig:
     def _with_certificate(self, context: ssl.SSLContext) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file, password=_no_password)
+            load_certificate(context, self.cert_file, self.key_file, self.ca_file, _no_password)
         return context
 
 
