@@ -17,6 +17,7 @@ import trio
 
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._terminal import tolerant
+from cpg_trio.variables import KNOWN
 
 from . import (
     directory,
@@ -71,7 +72,6 @@ CHART = DOCS / "images" / "router.svg"
 _ENDED = 130  # by a signal, as a shell would say it
 _OF_HOSTS = {"shortener", "discovery"}
 """The parts that measure hosts only."""
-_NOT_FROM_OUTSIDE = ("BASE_URLS", "DATABASE_URL", "HTTP_SERVER", "SELECTION", "SOCKET_DIR", "STATE_PATH")
 _NEEDED = {"wrk": "apt install wrk", "nginx": "apt install nginx", "taskset": "apt install util-linux"}
 
 
@@ -87,7 +87,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stderr.write("two cores are needed: one for what is measured, and one for the load\n")
         return 1
     os.sched_setaffinity(0, cores[1:2])
-    for name in _NOT_FROM_OUTSIDE:
+    for name in KNOWN:  # what hosts and plugins are set to is said here
         os.environ.pop(name, None)
     raise_file_limit()
     # /tmp may be in memory; logs and the database have to be on a disk.

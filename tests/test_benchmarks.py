@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -131,29 +131,34 @@ def test_a_percentile_is_a_value_that_so_many_do_not_exceed() -> None:
     assert (steady.percentile(values, 50), steady.percentile(values, 99)) == (50.0, 99.0)
 
 
-def figure(ours: list[float], theirs: list[float], *, more_is_better: bool = True) -> Figure:
+def figure(ours: Sequence[float], theirs: Sequence[float], *, more_is_better: bool = True) -> Figure:
     return Figure("case", "calls a second", more_is_better, ours, theirs)
 
 
 def test_a_difference_is_within_the_spread_if_the_middle_half_of_the_ratios_has_1_in_it() -> None:
-    theirs = [100.0] * 5
-    within = figure([90, 99, 100, 101, 130], theirs)
-    assert (within.ratio, within.quartiles, within.verdict) == (1.0, (0.99, 1.01), "within the spread")
-    more = figure([90, 101, 102, 103, 104], theirs)  # one round of five does not change it
+    theirs = [100.0] * 2 * FEWEST
+    within = figure([90, 99, 100, 101] * (FEWEST // 2), theirs)
+    assert (within.ratio, within.verdict) == (0.995, "within the spread")
+    assert within.quartiles == pytest.approx((0.9675, 1.0025))
+    more = figure(
+        [90, 101, 102, 103, 104] * 2 * (FEWEST // 5), theirs
+    )  # a fifth of the rounds does not count
     assert (more.ratio, more.quartiles, more.verdict) == (1.02, (1.01, 1.03), "better")
 
 
 def test_what_is_better_depends_on_the_figure() -> None:
-    assert figure([2, 2], [1, 1]).verdict == "better"
-    assert figure([2, 2], [1, 1], more_is_better=False).verdict == "worse"
+    twice, once = [2.0] * FEWEST, [1.0] * FEWEST
+    assert figure(twice, once).verdict == "better"
+    assert figure(twice, once, more_is_better=False).verdict == "worse"
 
 
 def test_a_ratio_of_commits_is_of_one_round_so_that_a_slow_round_does_not_count() -> None:
     assert figure([100, 10, 1000], [100, 10, 1000]).quartiles == (1.0, 1.0)
 
 
-def test_one_round_has_no_spread() -> None:
-    assert figure([2], [1]).verdict == "one round"
+def test_of_few_rounds_nothing_is_said() -> None:
+    assert figure([2.0], [1.0]).verdict == "few rounds"
+    assert figure([2.0] * (FEWEST - 1), [1.0] * (FEWEST - 1)).verdict == "few rounds"
 
 
 def test_without_another_commit_nothing_is_compared() -> None:
@@ -163,19 +168,19 @@ def test_without_another_commit_nothing_is_compared() -> None:
     assert (found.ours, found.theirs) == ([1.0], [2.0])
 
 
-def test_the_summary_names_what_exceeds_the_spread_and_says_if_the_rounds_are_few() -> None:
-    found = {"router": [figure([2, 2, 2], [1, 1, 1]), figure([1, 1, 1], [1, 1, 1])], "large": []}
+def test_the_summary_names_what_exceeds_the_spread_and_what_has_few_rounds() -> None:
+    once, twice = [1.0] * FEWEST, [2.0] * FEWEST
+    found = {"router": [figure(twice, once), figure(once, once)], "memory": [figure([2], [1])]}
     text = summary(found, ["trio 0.34.0 → 0.35.0"])
     assert text.startswith("1 of 2 figures differ by more than the spread of their ratios.\n- router, case: ")
-    assert "Quartiles of 3 rounds say little" in text
+    assert "1 figures are of fewer than" in text
     assert "Dependencies that differ: trio 0.34.0 → 0.35.0." in text
-    many = figure([1.0] * FEWEST, [1.0] * FEWEST)
-    assert "say little" not in summary({"router": [many]}, [])
+    assert "fewer" not in summary({"router": [figure(once, once)]}, [])
 
 
 def test_the_table_of_a_comparison_has_a_row_for_each_figure() -> None:
     *_, row = compared("router", [figure([2, 2], [1, 1])], "abc1234").splitlines()
-    assert row == "| case | calls a second | 1.0 | 2.0 | 2.000 | 2.000 to 2.000 | better |"
+    assert row == "| case | calls a second | 1.0 | 2.0 | 2.000 | 2.000 to 2.000 | few rounds |"
 
 
 @pytest.mark.parametrize("words", [["--write", "--against", "HEAD"], ["--go-shortener", "."]])
