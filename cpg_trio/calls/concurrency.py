@@ -65,7 +65,7 @@ class InFlight:
     def give_back(self) -> None:
         """Give back a place: to the call that has waited longest, if one waits."""
         # A task that is woken cannot be cancelled any more in its wait, so the place is not lost.
-        if not self._lot.unpark():
+        if not (self._lot and self._lot.unpark()):
             self._taken -= 1
 
     async def __aenter__(self) -> None:

@@ -338,6 +338,8 @@ class ResponseHead(Head):
 
     passed_back: OutgoingHead | None = None
     """What a relay has made of it, for all responses that share the head."""
+    texts: list[tuple[str, str]] | None = None
+    """Its fields as texts, with names in lower case, for all responses that share the head."""
     code: str = ""
     """What a relay's gateway calls the outcome of all responses that share the head; empty if they differ."""
 

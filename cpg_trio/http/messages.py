@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from cpg_trio.asgi import HeaderList
@@ -360,6 +361,19 @@ class IncomingResponse(Incoming[ResponseHead]):
         """The reason phrase, which is often empty."""
         return self.head_bytes[13 : self.head_bytes.index(b"\r\n")]
 
+    def texts(self) -> list[tuple[str, str]]:
+        """Return the header fields as texts, with names in lower case.
+
+        They are in order, but a length and a request id may be the last ones.
+        """
+        head, parts = self.head, self._parts_of_head
+        if self.metadata:
+            return _as_texts(self.headers)
+        texts = head.texts
+        if texts is None:
+            texts = head.texts = _as_texts(head.fields)
+        return [*texts] if parts is None else texts + _as_texts(zip(parts[1::3], parts[2::3], strict=True))
+
     def end_of_stream(self) -> None:
         """Note that the peer has closed. Raises: MalformedError if that cuts the message short."""
         if self.framing is _CLOSE:
@@ -393,3 +407,7 @@ class IncomingResponse(Incoming[ResponseHead]):
         if places.has_length_only:
             heads.see(data)
         return head
+
+
+def _as_texts(fields: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in fields]

@@ -132,14 +132,19 @@ class EpollReactor(Reactor):
             trio.lowlevel.remove_instrument(poll)
 
     def _call_watchers(self) -> None:
-        watchers = self._watchers
-        for fd, events in self._epoll.poll(0, _AT_ONCE):
-            watcher = watchers.get(fd)  # another watcher may have closed the socket just now
-            if watcher is not None:
-                try:
-                    watcher(events & _READABLE > 0, events & _GONE > 0)
-                except Exception:  # noqa: BLE001 - the barrier between one connection and the others
-                    _log.exception(_FAILED)
+        watchers, left = self._watchers, _AT_ONCE
+        while left > 0:
+            ready = self._epoll.poll(0, left)
+            for fd, events in ready:
+                watcher = watchers.get(fd)  # another watcher may have closed the socket just now
+                if watcher is not None:
+                    try:
+                        watcher(events & _READABLE > 0, events & _GONE > 0)
+                    except Exception:  # noqa: BLE001 - the barrier between one connection and the others
+                        _log.exception(_FAILED)
+            if len(ready) < 2:  # noqa: PLR2004 - where there were several, more may have come meanwhile
+                return
+            left -= len(ready)
 
 
 class _Poll(trio.abc.Instrument):

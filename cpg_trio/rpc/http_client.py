@@ -37,6 +37,7 @@ from cpg_trio.http import (
     UpstreamError,
 )
 from cpg_trio.http.client.http2 import Http2Exchange
+from cpg_trio.http.client.request import PreparedRequest
 from cpg_trio.rpc.faults import CallError, Fault
 from cpg_trio.rpc.response_code import code_of_end, code_of_head
 
@@ -340,15 +341,14 @@ class PoolClient:
         limit = sys.maxsize if max_bytes is None else max_bytes
         with self._errors:
             place = _place(request.url, self._addresses)
-            sent = _as_sent(request, place)
             whole = await self._pool.fetch(
                 place.origin,
-                sent,
+                _prepared(request, place) or _as_sent(request, place),
                 max_body_bytes=limit,
                 caller=self._caller,
                 connect_timeout_s=self._connect_timeout_s,
             )
-        return WholeResponse(whole.status, text_of(whole.headers), whole.body)
+        return WholeResponse(whole.status, whole.texts(), whole.body)
 
 
 @attrs.frozen
@@ -357,7 +357,9 @@ class _Place:
 
     origin: Origin
     host_header: bytes
-    target: bytes
+    host: str
+    """The same as text."""
+    target: str
 
 
 def _place(url: str, addresses: tuple[str, ...]) -> _Place:
@@ -373,10 +375,19 @@ def _found_place(url: str, addresses: tuple[str, ...]) -> _Place:
         connect_to = origin.at(addresses)
     except ValueError as error:
         raise CallError(Code.INVALID_ARGUMENT, f"invalid URL: {error}", fault=Fault.CALLER) from error
-    return _Place(connect_to, origin.host_header, (slash + path).encode("ascii") or b"/")
+    host = origin.host_header
+    return _Place(connect_to, host, host.decode("latin-1"), slash + path or "/")
 
 
 _kept_place = lru_cache(maxsize=1024)(_found_place)
+
+
+def _prepared(request: HttpRequest, place: _Place) -> PreparedRequest | None:
+    """Return a request of the usual form as it goes on the wire; None for any other."""
+    body = request.body
+    if not isinstance(body, bytes):
+        return None
+    return PreparedRequest.plain(request.method, place.target, place.host, request.headers, body)
 
 
 def _as_sent(request: HttpRequest, place: _Place) -> Request:
@@ -387,7 +398,10 @@ def _as_sent(request: HttpRequest, place: _Place) -> Request:
         framing = (b"transfer-encoding", b"chunked")
     headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in request.headers]
     return Request(
-        request.method.encode(), place.target, [(b"host", place.host_header), framing, *headers], body
+        request.method.encode(),
+        place.target.encode("ascii"),
+        [(b"host", place.host_header), framing, *headers],
+        body,
     )
 
 

@@ -594,6 +594,28 @@ def test_a_head_that_says_twice_who_the_caller_is_is_kept_by_nobody() -> None:
     assert [value for _, value in request.headers[1:]] == [b"a", b"b"]
 
 
+def test_a_response_has_its_fields_as_texts_also_those_that_its_head_is_read_apart_from() -> None:
+    heads = ResponseHeads()
+    for n in (b"1", b"2"):
+        response = IncomingResponse()
+        response.heads = heads
+        lines = (b"Vary: a", b"Content-Length: 0", b"Server: \xe9", b"X-Request-ID: r" + n)
+        response.feed(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % b"\r\n".join(lines))
+        texts = response.texts()
+        assert texts == [
+            *(("vary", "a"), ("server", "\xe9"), ("content-length", "0")),
+            ("x-request-id", f"r{n.decode()}"),
+        ]
+        texts.clear()  # it is the caller's own
+
+
+def test_fields_of_one_name_keep_their_order_as_texts() -> None:
+    response = IncomingResponse()
+    response.heads = ResponseHeads()
+    response.feed(b"HTTP/1.1 200 OK\r\nx-a: \xe9\r\nx-a: b\r\nx-a: \xe8\r\ncontent-length: 0\r\n\r\n")
+    assert [value for name, value in response.texts() if name == "x-a"] == ["\xe9", "b", "\xe8"]
+
+
 def test_requests_that_differ_in_their_metadata_only_share_a_head_and_none_of_it_is_kept() -> None:
     heads, read = RequestHeads(), list[IncomingRequest]()
     for n in (b"1", b"2"):

@@ -17,7 +17,6 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Protocol
 
-import attrs
 import trio
 
 from cpg_trio.asgi import HeaderList
@@ -441,11 +440,26 @@ def _in_lower_case(headers: HeaderList) -> HeaderList:
     return [(name.lower(), value) for name, value in headers]
 
 
-@attrs.frozen
 class Whole:
     """A response that has been read to its end. Headers and trailers are as in `Response`."""
 
-    status: int
-    headers: HeaderList
-    trailers: HeaderList
-    body: bytes
+    __slots__ = ("_message", "body", "status")
+
+    def __init__(self, message: IncomingResponse, body: bytes) -> None:
+        self._message = message
+        self.status: int = message.status
+        self.body: bytes = body
+
+    @property
+    def headers(self) -> HeaderList:
+        """The headers."""
+        return _in_lower_case(self._message.headers)
+
+    @property
+    def trailers(self) -> HeaderList:
+        """The trailers."""
+        return _in_lower_case(self._message.trailers)
+
+    def texts(self) -> list[tuple[str, str]]:
+        """Return the headers as texts; a length and a request id may be the last ones."""
+        return self._message.texts()

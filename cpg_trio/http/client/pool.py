@@ -197,7 +197,7 @@ class Pool:
     async def fetch(
         self,
         origin: Origin,
-        request: Request,
+        request: Request | PreparedRequest,
         *,
         max_body_bytes: int = MAX_BODY_BYTES,
         caller: str = "",
@@ -207,10 +207,12 @@ class Pool:
 
         Raises: BodyTooLargeError, and what `request` raises.
         """
-        block = self.request(origin, request, caller=caller, connect_timeout_s=connect_timeout_s)
-        async with block as response:
+        if not isinstance(request, PreparedRequest):
+            request = PreparedRequest.of(request, origin.host_header)
+        exchange = ClientExchange(self, origin, request, caller, connect_timeout_s=connect_timeout_s)
+        async with exchange as response:
             body = await response.read(max_body_bytes)
-        return Whole(response.status, response.headers, response.trailers, body)
+        return Whole(exchange.message, body)
 
     def duplex(self, origin: Origin, request: Request) -> Http2Exchange:
         """Send a request over HTTP/2; the block, which sends its body, begins before there is a response.

@@ -13,6 +13,7 @@ import attrs
 
 from cpg_trio.asgi import HeaderList
 from cpg_trio.http.client.errors import InvalidRequestError
+from cpg_trio.http.outgoing import USUAL_NAMES
 
 #: Bytes. This much fits the buffers of every transport, so that writing it cannot wait for a peer that waits
 #: for us to read. A body up to this is sent together with its head.
@@ -35,6 +36,8 @@ _A_LENGTH = re.compile(rb"[0-9]{1,18}")
 # The headers that this client heeds. The lengths rule most names out before they are made lower case.
 _HEEDED = frozenset({b"host", b"expect", b"connection", b"content-length", b"transfer-encoding"})
 _HEEDED_LENGTHS = frozenset(len(name) for name in _HEEDED)
+_PLAIN_NAMES = frozenset(name.decode() for name in USUAL_NAMES - _HEEDED)
+_LINES_OF_PLAIN = 4  # beside its headers: the first one, host, length, and the empty one
 
 
 @attrs.frozen
@@ -84,6 +87,24 @@ class PreparedRequest:
             framed = body if length else chunk(body) + LAST_CHUNK
             return cls(request.method, head + framed, closes=closes)
         return cls(request.method, head, body, length, expects, closes)
+
+    @classmethod
+    def plain(
+        cls, method: str, target: str, host: str, headers: list[tuple[str, str]], body: bytes
+    ) -> Self | None:
+        """Write a request of the usual form in one go; return None for any other, as `of` has to check it.
+
+        Its body is here and small, and its headers have usual names that this client does not heed.
+        Raises: UnicodeEncodeError for what is not ASCII.
+        """
+        if len(body) > ONE_WRITE_BYTES or not dict(headers).keys() <= _PLAIN_NAMES:
+            return None
+        first = f"{method} {target} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(body)}"
+        head = "\r\n".join([first, *map(": ".join, headers), "", ""]).encode("ascii")
+        is_one = _HEAD.fullmatch(head) and head.count(b"\n") == len(headers) + _LINES_OF_PLAIN
+        if not is_one or method == "CONNECT" or not target.startswith("/"):
+            return None
+        return cls(method.encode(), head + body)
 
     @property
     def idempotent(self) -> bool:

@@ -65,3 +65,50 @@ def test_a_request_that_is_no_http_is_the_callers_error_and_its_values_are_not_s
 
 def test_the_asterisk_is_a_target() -> None:
     assert PreparedRequest.of(Request(b"OPTIONS", b"*", []), b"h").start.startswith(b"OPTIONS * HTTP/1.1\r\n")
+
+
+USUAL = [("content-type", "application/proto"), ("authorization", "Bearer a.b"), ("x-request-id", "r")]
+
+
+@pytest.mark.parametrize("body", [b"", b"hello"])
+@pytest.mark.parametrize("headers", [[], USUAL, [*USUAL, *USUAL]])
+def test_a_request_of_the_usual_form_is_the_same_whichever_way_it_is_written(
+    headers: list[tuple[str, str]], body: bytes
+) -> None:
+    fields = [(name.encode(), value.encode()) for name, value in headers]
+    given = [(b"host", b"h:1"), (b"content-length", b"%d" % len(body)), *fields]
+    expected = PreparedRequest.of(Request(b"POST", b"/a?b", given, body), b"elsewhere")
+    assert PreparedRequest.plain("POST", "/a?b", "h:1", headers, body) == expected
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *([(name, "x")] for name in ("host", "expect", "connection", "content-length", "transfer-encoding")),
+        *([(name, "x")] for name in ("", "my-key", "Accept", "accept: a", "accept\r\nb")),
+        *([("accept", value)] for value in ("a\r\nb: c", "a\nb", "a\r", "a\0", "\x0b", " a", "a\t")),
+        [("accept", "a\r\n\r\nGET / HTTP/1.1")],
+    ],
+)
+def test_what_is_not_of_the_usual_form_is_left_to_be_checked(headers: list[tuple[str, str]]) -> None:
+    assert PreparedRequest.plain("POST", "/", "h", headers, b"") is None
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("CONNECT", "/"),
+        ("", "/"),
+        ("P T", "/"),
+        ("GET", ""),
+        ("GET", "*"),
+        ("GET", "/a b"),
+        ("GET", "/\r\nx: y"),
+    ],
+)
+def test_so_is_another_target_or_method(method: str, target: str) -> None:
+    assert PreparedRequest.plain(method, target, "h", USUAL, b"") is None
+
+
+def test_so_is_a_large_body() -> None:
+    assert PreparedRequest.plain("POST", "/", "h", USUAL, bytes(16 * 1024 + 1)) is None
