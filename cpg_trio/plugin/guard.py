@@ -15,7 +15,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import Protocol
 
 import attrs
@@ -102,6 +104,36 @@ _CHECKED_NAMES = _Checked()
 # What of these names the application gets. Claims of a stranger's proxy are the author's to judge.
 _PASSED = frozenset({b"", _CLAIM, _CALLER_ID, _AUTHORIZATION})
 _PASSED_OF_GRANT = frozenset({b"", _CALLER_ID})
+_MOST_PLANS, _MOST_PLAN_BYTES = 256, 256 * 1024
+_PLAN_BYTES = 1000  # of one, beside the names
+_name_of = itemgetter(0)
+
+
+class _Plan:
+    """What of a call's fields is checked and what the application gets: the same for the same names."""
+
+    __slots__ = ("checked", "passed", "passed_of_grant", "twice")
+
+    def __init__(self, names: Sequence[bytes]) -> None:
+        known = [_CHECKED_NAMES[name] for name in names]
+        found = [(each, at) for at, each in enumerate(known) if each and each is not _CLAIM]
+        self.checked: dict[bytes, int] = dict(found)
+        """Where the fields are that are checked."""
+        counts = Counter(each for each, _ in found if each in _CHECKED)
+        self.twice: bytes = next((each for each, count in counts.items() if count > 1), b"")
+        """One that may come once and comes more often; empty if there is none."""
+        self.passed = self._among(known, _PASSED)
+        self.passed_of_grant = self._among(known, _PASSED_OF_GRANT)
+
+    @staticmethod
+    def _among(known: Sequence[bytes], passed: Collection[bytes]) -> Sequence[int] | None:
+        """Return where the fields are that are passed on; None if all are."""
+        places = [at for at, each in enumerate(known) if each in passed]
+        return places if len(places) < len(known) else None
+
+
+def _chosen(headers: HeaderList, places: Sequence[int] | None) -> HeaderList:
+    return headers if places is None else [headers[at] for at in places]
 
 
 def _without_claims(send: Send) -> Send:
@@ -212,6 +244,8 @@ class Guard:
         self._wall_clock = wall_clock
         self._callers = _VerifiedCache(clock)
         self._grants = _VerifiedCache(clock)
+        # By the names of fields: the calls of a method mostly have the same ones.
+        self._plans: BoundedCache[tuple[bytes, ...], _Plan] = BoundedCache(_MOST_PLANS, _MOST_PLAN_BYTES)
         self._throttle = LogThrottle()
 
     def service(self, app: App, *, public: bool, service_type: str = "") -> App:
@@ -299,12 +333,13 @@ class Guard:
         headers: HeaderList = scope["headers"]
         if isinstance(local := local_caller(scope), Caller):
             return headers, local, _HOST  # the host has routed it, and has dropped every claim
-        fields: dict[bytes, bytes] = {}
-        for name, value in headers:
-            if (known := _CHECKED_NAMES[name]) and known is not _CLAIM:
-                if known in fields and known in _CHECKED:
-                    raise RefusedCallError(f"there are two fields {known.decode()}")
-                fields[known] = value
+        names = tuple(map(_name_of, headers))
+        plan = known = self._plans.get(names)
+        if plan is None:
+            plan = _Plan(names)
+        if plan.twice:
+            raise RefusedCallError(f"there are two fields {plan.twice.decode()}")
+        fields = {name: headers[at][1] for name, at in plan.checked.items()}
         caller = self._verified_caller(scope["raw_path"], fields) if fields else None
         if caller is None:
             if not public and not (self._accept_unsigned and self._identity() is not None):
@@ -312,9 +347,11 @@ class Guard:
             connection_of = "" if public else _HOST
         else:
             connection_of = caller.id if _RUNTIME_ID in fields else _HOST
+            if known is None:
+                self._plans.keep(names, plan, _PLAN_BYTES + sum(map(len, names)))
         if fields:
-            passed = _PASSED_OF_GRANT if _RUNTIME_ID in fields else _PASSED
-            headers = [field for field in headers if _CHECKED_NAMES[field[0]] in passed]
+            passed = plan.passed_of_grant if _RUNTIME_ID in fields else plan.passed
+            headers = _chosen(headers, passed)
         return headers, caller, connection_of
 
     def _verified_caller(self, raw_path: bytes, fields: Mapping[bytes, bytes]) -> Caller | None:

@@ -538,11 +538,15 @@ async def test_what_is_remembered_of_proved_callers_is_bounded_in_entries_and_in
 ) -> None:
     monkeypatch.setattr(guard_module, "_MAX_VERIFIED", 5)
     monkeypatch.setattr(guard_module, "_MAX_VERIFIED_BYTES", 10_000)
+    monkeypatch.setattr(guard_module, "_MOST_PLANS", 5)
+    monkeypatch.setattr(guard_module, "_MOST_PLAN_BYTES", 10_000)
     guarded = InMemory()
     for for_s in range(60, 90):
-        assert await guarded.call(from_caller(b"x" * 32, "me-1", for_s=for_s)) == 200
-        assert len(guarded.guard._callers._entries) <= 5
-        assert guarded.guard._callers._entries.kept_bytes <= 10_000
+        headers = {**from_caller(b"x" * 32, "me-1", for_s=for_s), f"x-field-{for_s}": "a"}
+        assert await guarded.call(headers) == 200
+        for kept in (guarded.guard._callers._entries, guarded.guard._plans):
+            assert 0 < len(kept) <= 5
+            assert kept.kept_bytes <= 10_000
 
 
 async def test_nothing_is_remembered_of_who_proves_nothing() -> None:
@@ -552,6 +556,7 @@ async def test_nothing_is_remembered_of_who_proves_nothing() -> None:
         assert await guarded.call({"x-plugin-runtime-id": "a", "authorization": f"Bearer {number}"}) == 401
     assert not guarded.guard._callers._entries
     assert not guarded.guard._grants._entries
+    assert not guarded.guard._plans
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/nothing", ECHO])

@@ -81,12 +81,10 @@ class BrowserGuard:
         """Return an application before which this is decided."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            host = origin = None
-            for name, value in scope["headers"]:
-                if name == b"host":
-                    host = value
-                elif name == b"origin":
-                    origin = value if origin is None else origin + b", " + value
+            fields = dict(scope["headers"])
+            host, origin = fields.get(b"host"), fields.get(b"origin")
+            if origin is not None:
+                origin = b", ".join(value for name, value in scope["headers"] if name == b"origin")
             if why := self.why_not(host, origin, scope.get("server")):
                 await _refuse(why, scope, receive, send)
             else:
