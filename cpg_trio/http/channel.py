@@ -84,6 +84,13 @@ class Channel(ABC):
     def receive_nowait(self) -> bytes | None:
         """Return what has come, or None if there is nothing; b"" when the other side has ended."""
 
+    def receive_shared_nowait(self) -> bytes | memoryview | None:
+        """As `receive_nowait`, for a watcher, which may get more at a time.
+
+        What it gets is in the buffer of its reactor, and is to be used before the watcher returns.
+        """
+        return self.receive_nowait()
+
     @abstractmethod
     def send_nowait(self, data: bytes | memoryview) -> int:
         """Send what can be sent without waiting; return how many bytes that was.
@@ -136,6 +143,14 @@ class Channel(ABC):
     @abstractmethod
     def ignore(self, *, for_good: bool = False) -> None:
         """Have no watcher called any more. To watch again costs next to nothing, unless it was `for_good`."""
+
+    def call_again(self) -> bool:
+        """Have the watcher called again for what it has left unread; return whether that can be done."""
+        return False
+
+    def when_writable(self, call: Callable[[], None]) -> None:
+        """Have `call` called by the reactor that watches it, when something can be sent, until `ignore`."""
+        raise NotImplementedError
 
     @abstractmethod
     def shut_down(self, *, sending_only: bool = False) -> None:
@@ -210,6 +225,16 @@ class SocketChannel(Channel):
         elif self._reactor is not None:
             self._reactor.ignore(self._fd)
 
+    def call_again(self) -> bool:
+        if self._reactor is None:
+            return False
+        self._reactor.call_again(self._fd)
+        return True
+
+    def when_writable(self, call: Callable[[], None]) -> None:
+        if self._reactor is not None:
+            self._reactor.when_writable(self._fd, call)
+
     def _leave_reactor(self) -> None:
         if self._reactor is not None:
             self._reactor.unregister(self._fd)
@@ -228,6 +253,23 @@ class SocketChannel(Channel):
         if self._on_read is not None and data:  # nothing comes behind the end
             self._on_read()
         return data
+
+    def receive_shared_nowait(self) -> bytes | memoryview | None:
+        if self._reactor is None:
+            return self.receive_nowait()
+        buffer = self._reactor.buffer
+        try:
+            size = self._sock.recv_into(buffer)
+        except BlockingIOError:
+            self._drained, self._full = True, False
+            return None
+        except OSError as error:
+            raise self._broken(error) from error
+        self._full = size == len(buffer)
+        self._drained = not self._full
+        if self._on_read is not None and size:
+            self._on_read()
+        return buffer[:size]
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         try:

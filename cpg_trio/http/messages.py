@@ -140,6 +140,23 @@ class Incoming(Generic[_H]):
         self._parts.append(data)
         return rest
 
+    def pass_through(self, data: bytes | memoryview) -> tuple[bytes | memoryview, bytes]:
+        """Feed what came in behind the head, when all before it has been taken, and take what is the body's.
+
+        Return that, which may be `data` itself, and what follows the message. Raises: MalformedError.
+        """
+        size = len(data)
+        if self.framing is _LENGTH and size <= self.remaining:
+            self.remaining -= size
+            self.complete = not self.remaining
+        elif self.framing is _CHUNKED and size <= self._in_chunk:
+            self._in_chunk -= size
+            self._count_body(size)
+        elif self.framing is not _CLOSE:
+            rest = self.feed(bytes(data))
+            return self.take(), rest
+        return data, b""
+
     def limit_body(self, most: int) -> None:
         """Take no more than so many bytes of a body of which nothing has been taken yet.
 
@@ -148,6 +165,10 @@ class Incoming(Generic[_H]):
         come = sum(map(len, self._parts))
         self._check_body(come + self.remaining, most)
         self._most_body_bytes, self._body_bytes = most, come
+
+    def _count_body(self, size: int) -> None:
+        self._body_bytes += size
+        self._check_body(self._body_bytes, self._most_body_bytes)
 
     def _check_body(self, size: int, most: float) -> None:
         if size > most:
@@ -230,8 +251,7 @@ class Incoming(Generic[_H]):
     def _take_chunk(self, data: bytes, at: int) -> int:
         """Take what there is of a chunk; return where that ends. The next two do likewise."""
         part = data[at : at + self._in_chunk]
-        self._body_bytes += len(part)
-        self._check_body(self._body_bytes, self._most_body_bytes)
+        self._count_body(len(part))
         self._parts.append(part)
         self._in_chunk -= len(part)
         return at + len(part)

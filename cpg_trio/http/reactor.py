@@ -23,6 +23,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from typing import Self, TypeAlias
 
 import trio
@@ -30,9 +31,12 @@ import trio
 _HAS_EPOLL = hasattr(select, "epoll")
 _EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET if _HAS_EPOLL else 0
 _READABLE = select.EPOLLIN if _HAS_EPOLL else 0
+_WRITABLE = select.EPOLLOUT if _HAS_EPOLL else 0
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if _HAS_EPOLL else 0
+_WAKES_WRITER = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR if _HAS_EPOLL else 0
 _FAILED = "an error in a callback of a connection"  # is logged, and the other callbacks are called
 _AT_ONCE = 64  # sockets that are seen to until other tasks have their turn
+_BUFFER_BYTES = 256 * 1024
 
 Watcher: TypeAlias = Callable[[bool, bool], None]
 """Called with whether something can be read, and whether the peer has ended its side; both may be true."""
@@ -57,6 +61,11 @@ def peek(sock: socket.socket) -> bytes | None:
 
 class Reactor(ABC):
     """Calls the watchers of sockets. A context manager; `run` has to run within."""
+
+    @cached_property
+    def buffer(self) -> memoryview:
+        """What a watcher may receive into. Others do so as well, so nothing in it outlasts the call."""
+        return memoryview(bytearray(_BUFFER_BYTES))
 
     def __enter__(self) -> Self:
         return self
@@ -85,6 +94,14 @@ class Reactor(ABC):
         """Call no watcher for a socket. It stays registered."""
 
     @abstractmethod
+    def call_again(self, fd: int) -> None:
+        """Call the watcher again, for what it has left unread, when other tasks have had their turn."""
+
+    @abstractmethod
+    def when_writable(self, fd: int, call: Callable[[], None]) -> None:
+        """Call `call` once when something can be sent, or the socket is broken, until `ignore`."""
+
+    @abstractmethod
     async def wait_readable(self, fd: int) -> None:
         """Wait until a registered socket has something to read, as one of its tasks."""
 
@@ -99,6 +116,8 @@ class EpollReactor(Reactor):
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
+        self._writers: dict[int, Callable[[], None]] = {}
+        self._has_left_some = False  # a watcher, which is to be called again when others have had their turn
 
     def __exit__(self, *_: object) -> None:
         self._epoll.close()
@@ -116,6 +135,17 @@ class EpollReactor(Reactor):
 
     def ignore(self, fd: int) -> None:
         self._watchers.pop(fd, None)
+        if self._writers:
+            self._writers.pop(fd, None)
+
+    def call_again(self, fd: int) -> None:
+        self._has_left_some = True
+        # Reports what is there, as when it was registered.
+        self._epoll.modify(fd, _EVENTS | _WRITABLE if fd in self._writers else _EVENTS)
+
+    def when_writable(self, fd: int, call: Callable[[], None]) -> None:
+        self._writers[fd] = call
+        self._epoll.modify(fd, _EVENTS | _WRITABLE)
 
     async def wait_readable(self, fd: int) -> None:
         await trio.lowlevel.wait_readable(fd)
@@ -132,17 +162,21 @@ class EpollReactor(Reactor):
             trio.lowlevel.remove_instrument(poll)
 
     def _call_watchers(self) -> None:
-        watchers, left = self._watchers, _AT_ONCE
+        watchers, writers, left = self._watchers, self._writers, _AT_ONCE
+        self._has_left_some = False
         while left > 0:
             ready = self._epoll.poll(0, left)
             for fd, events in ready:
-                watcher = watchers.get(fd)  # another watcher may have closed the socket just now
-                if watcher is not None:
-                    try:
+                try:
+                    if events & _WAKES_WRITER and fd in writers:
+                        writers.pop(fd)()
+                    watcher = watchers.get(fd)  # another watcher may have closed the socket just now
+                    if watcher is not None and events != _WRITABLE:
                         watcher(events & _READABLE > 0, events & _GONE > 0)
-                    except Exception:  # noqa: BLE001 - the barrier between one connection and the others
-                        _log.exception(_FAILED)
-            if len(ready) < 2:  # noqa: PLR2004 - where there were several, more may have come meanwhile
+                except Exception:  # noqa: BLE001 - the barrier between one connection and the others
+                    _log.exception(_FAILED)
+            # Where there were several, more may have come meanwhile.
+            if len(ready) < 2 or self._has_left_some:  # noqa: PLR2004
                 return
             left -= len(ready)
 
@@ -170,6 +204,8 @@ class _Registered:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.watcher: Watcher | None = None
+        self.writing: trio.CancelScope | None = None
+        """Of the task that waits until something can be sent."""
         self.life = trio.CancelScope()
         self.arrival = trio.lowlevel.ParkingLot()
         """Where tasks wait for something to read."""
@@ -183,13 +219,34 @@ class _Registered:
                 await trio.lowlevel.wait_readable(self.sock)
                 self.arrival.unpark_all()
                 self._unread = True
-                if self.watcher is not None and (begin := peek(self.sock)) is not None:
+                if self.watcher is not None:
+                    begin = peek(self.sock)
+                    if begin is None:  # somebody has read it since
+                        continue
                     try:
                         self.watcher(True, not begin)  # noqa: FBT003 - that is what watchers take
                     except Exception:  # noqa: BLE001 - the barrier between one connection and the others
                         _log.exception(_FAILED)
                 while self._unread:  # the socket stays readable: to wait for it now would never wait
                     await self._read.park()
+
+    async def call_when_writable(self, call: Callable[[], None], scope: trio.CancelScope) -> None:
+        """Call when something can be sent, in a scope."""
+        with scope, suppress(trio.ClosedResourceError):
+            await trio.lowlevel.wait_writable(self.sock)
+        if self.writing is scope and not scope.cancel_called:
+            self.writing = None
+            try:
+                call()
+            except Exception:  # noqa: BLE001 - the barrier between one connection and the others
+                _log.exception(_FAILED)
+
+    def ignore(self) -> None:
+        """Call nobody."""
+        self.watcher = None
+        if self.writing is not None:
+            self.writing.cancel()
+            self.writing = None
 
     def rearm(self) -> None:
         """Have the next arrival reported, or what is there still."""
@@ -218,7 +275,7 @@ class TaskReactor(Reactor):
 
     def unregister(self, fd: int) -> None:
         registered = self._sockets.pop(fd)
-        registered.watcher = None  # its task may be about to call it
+        registered.ignore()  # its task may be about to call it
         registered.life.cancel()
         registered.arrival.unpark_all()
 
@@ -227,7 +284,16 @@ class TaskReactor(Reactor):
         self._sockets[fd].rearm()
 
     def ignore(self, fd: int) -> None:
-        self._sockets[fd].watcher = None
+        self._sockets[fd].ignore()
+
+    def call_again(self, fd: int) -> None:
+        self._sockets[fd].rearm()
+
+    def when_writable(self, fd: int, call: Callable[[], None]) -> None:
+        registered, scope = self._sockets[fd], trio.CancelScope()
+        registered.writing = scope
+        if self._nursery is not None:
+            self._nursery.start_soon(registered.call_when_writable, call, scope)
 
     async def wait_readable(self, fd: int) -> None:
         registered = self._sockets[fd]

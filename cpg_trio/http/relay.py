@@ -11,7 +11,8 @@ either side that the other one understands.
 A small call costs no task, no scope and no queue. If it has come whole and there is a connection to its
 provider, it is begun on the spot (`start`), and its answer, if it comes whole, is passed back on the spot,
 while the task of the client's connection sleeps. Whatever else happens is handed over to that task, which
-goes on from there. Only a body that is not here yet, or does not fit the provider's socket, has its own task.
+goes on from there. Bodies are passed on without a task as well, as long as both sides keep up (`passing`).
+Only a body that does not fit the provider's socket has its own task.
 
 A connection that was kept and proves dead before a byte came back is replaced once, if the request may be
 sent twice. There is no timeout but that of connecting: how long a call may take is its caller's to say.
@@ -31,10 +32,11 @@ from cpg_trio.http.client.errors import NotSentError, UndeliveredError, Upstream
 from cpg_trio.http.client.exchange import ClientExchange
 from cpg_trio.http.client.origin import Origin
 from cpg_trio.http.client.pool import Pool
-from cpg_trio.http.client.request import LAST_CHUNK, PreparedRequest, chunk
+from cpg_trio.http.client.request import LAST_CHUNK, ONE_WRITE_BYTES, PreparedRequest, chunk
 from cpg_trio.http.heads import Framing, MalformedError
 from cpg_trio.http.messages import IncomingResponse
 from cpg_trio.http.outgoing import OutgoingHead
+from cpg_trio.http.passing import Piece, RequestBody, ResponseBody
 from cpg_trio.http.server.asgi import AsgiCall
 from cpg_trio.http.server.exchange import ServerExchange
 
@@ -145,7 +147,7 @@ class Relay:
         self.claims = gateway.claims
 
     def begin(self, caller: ServerExchange, /) -> None:
-        """Begin to relay a request that has come whole."""
+        """Begin to relay a request, without waiting."""
         try:
             forward = self._gateway.admit(caller)
         except RequestRefusedError as refused:
@@ -173,6 +175,9 @@ class RelayCall:
     """One call in flight. It ends when its answer has been passed on, or when either side is gone."""
 
     _cancelled = False  # most calls never are
+    _malformed: MalformedError | None = None  # what is wrong with the request's body
+    _request_body: RequestBody | None = None  # that is passed on without a task
+    _response_body: ResponseBody | None = None
 
     def __init__(self, caller: ServerExchange, forward: Forward, pool: Pool) -> None:
         """Begin the call, which is to be started or run at once."""
@@ -200,30 +205,101 @@ class RelayCall:
         caller.in_hand = self
         if exchange.start():
             exchange.watch(caller.connection.service.reactor, self._hear)
+        elif exchange.is_sent_so_far:
+            exchange.watch(caller.connection.service.reactor, self._hear_early)
+            body = RequestBody(caller, exchange, self._record, self._expect, self._hand_over)
+            self._request_body = body
+            body.begin()
         else:
             caller.hand_over(self._go_on)
 
-    def _hear(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - the reactor's signature
+    def take_body(self) -> None:
+        """Pass on what has come of the request's body."""
+        if self._request_body is not None:
+            self._request_body.take()
+
+    def _expect(self) -> None:
+        """Expect the response: all of the request has been sent."""
+        self._request_body = None
+        self._exchange.watch(self._caller.connection.service.reactor, self._hear)
+
+    def _hear_early(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - the reactor's signature
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Have the task go on with what is passed on without one."""
+        exchange, caller, body = self._exchange, self._caller, self._request_body
+        exchange.ignore()
+        if body is not None:
+            self._request_body = None
+            if not body.still_comes():
+                return
+            self._malformed = body.malformed
+            remaining = None if caller.framing is _CHUNKED else caller.remaining
+            exchange.replace_rest(None if caller.complete else self._rest_of_body(), remaining)
+        caller.hand_over(self._go_on)
+
+    def _hear(self, _readable: bool, gone: bool) -> None:  # noqa: FBT001 - the reactor's signature
         try:
             exchange, caller = self._exchange, self._caller
             response_is_whole, response = exchange.read_nowait(), exchange.message
             if not response_is_whole or self._forward.refusal(response.status, _telling(response)):
-                exchange.ignore()
-                caller.hand_over(self._go_on)
+                if response_is_whole or not self._may_pass_back(response):
+                    exchange.ignore()
+                    caller.hand_over(self._go_on)
+                else:
+                    self._respond(response)
+                    self._record.stage, self._record.status = Stage.RESPONSE, response.status
+                    body = ResponseBody(exchange, caller, self._record, self._end_body, self._hand_over)
+                    self._response_body = body
+                    body.begin(gone=gone)
                 return
             self._respond(response)
-            body, trailers = response.take(), response.trailers and self._trailers_back(response)
-            self._record.response_bytes = len(body)
-            self._record.succeed(response.status, response.head.code or self._code(response, body))
+            piece, trailers = response.take(), response.trailers and self._trailers_back(response)
+            self._record.response_bytes = len(piece)
+            self._record.succeed(response.status, response.head.code or self._code(response, piece))
             exchange.close()
             caller.in_hand = None
             self._forward.end(self)
-            caller.finish_nowait(body, trailers)
+            caller.finish_nowait(piece, trailers)
         except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
             self._caller.fail(error)
 
+    def _may_pass_back(self, response: IncomingResponse) -> bool:
+        """Whether a response that has not come to its end can be passed back without a task."""
+        return (
+            response.status >= 200  # noqa: PLR2004 - a final response
+            and self._caller.passes_at_once
+            and not self._exchange.failed
+            and not self._forward.refusal(response.status, _telling(response))
+        )
+
+    def _end_body(self, piece: Piece) -> None:
+        """End the call with the last piece of a response that was passed back without a task."""
+        exchange, caller, response = self._exchange, self._caller, self._exchange.message
+        self._record.succeed(
+            response.status, response.head.code or self._code(response, self._last_of(piece))
+        )
+        if len(piece) > ONE_WRITE_BYTES:  # not copied behind anything
+            caller.write_on(piece)
+            piece = b""
+            if caller.lost:
+                return
+        exchange.close()
+        caller.in_hand = None
+        self.note_progress()
+        self._forward.end(self)
+        caller.finish_nowait(bytes(piece), self._trailers_back(response))
+
+    def _last_of(self, piece: Piece) -> bytes:
+        """Return the last piece of a response's body that is not empty: `piece`, or one before it."""
+        return bytes(piece) or (self._response_body.last if self._response_body is not None else b"")
+
     def abandon(self) -> None:
         """End the call: its caller is lost."""
+        if self._request_body is not None:
+            self._request_body.stop()
+            self._request_body = None
         self._exchange.close(keep=False)
         self._end()
 
@@ -304,6 +380,8 @@ class RelayCall:
 
     async def _rest_of_body(self) -> AsyncGenerator[bytes, None]:
         """Yield the rest of the request's body. Raises: MalformedError; ClientDisconnectedError."""
+        if self._malformed is not None:
+            raise self._malformed
         while body := await self._caller.read():  # on HTTP/2 it may have come to its end by now
             self._record.request_bytes += len(body)
             yield body
@@ -314,11 +392,12 @@ class RelayCall:
         """Pass the response back. Raises: UpstreamError."""
         exchange, caller = self._exchange, self._caller
         response = exchange.message
-        if (refusal := self._forward.refusal(response.status, _telling(response))) is not None:
-            raise refusal
-        self._respond(response)
-        self._record.stage, self._record.status = Stage.RESPONSE, response.status
-        before = b""
+        if not caller.responded:
+            if (refusal := self._forward.refusal(response.status, _telling(response))) is not None:
+                raise refusal
+            self._respond(response)
+            self._record.stage, self._record.status = Stage.RESPONSE, response.status
+        before = self._last_of(b"")
         while not response.complete:
             piece = self._body_back(response)
             await caller.write(piece)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -294,6 +295,13 @@ class TlsChannel(Channel):
 
     def ignore(self, *, for_good: bool = False) -> None:
         self._raw.ignore(for_good=for_good)
+
+    def call_again(self) -> bool:
+        # The reactor knows of what is in the socket alone.
+        return self._early is None and not self._buffered and self._raw.call_again()
+
+    def when_writable(self, call: Callable[[], None]) -> None:
+        self._raw.when_writable(call)
 
     def shut_down(self, *, sending_only: bool = False) -> None:
         if sending_only:

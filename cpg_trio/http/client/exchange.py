@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Protocol
@@ -99,7 +99,8 @@ class ClientExchange:
     _is_reused = False  # the connection, which was idle before
     _answered = False  # a byte has come
     _is_sent = False  # the whole request, without an upload
-    _unsent: memoryview | None = None  # is left of the request's start; None if there is nothing to upload
+    _unsent: memoryview | None = None  # is left of what was to be sent; None if there is nothing to upload
+    _rest_has_begun = False  # some of the request's `rest` was sent without a task
     _behind = b""  # what has come behind the message
     _error: Exception | None = None  # to be raised by the next `read`
     _upload: Upload | None = None
@@ -147,10 +148,82 @@ class ClientExchange:
                 self._feed(data)
         return message.complete and message.status >= 200  # noqa: PLR2004 - a final response
 
+    def pass_nowait(self) -> bytes | memoryview | None:
+        """Read on of the body, all before which has been taken, and return what has come, to be used at once.
+
+        None if nothing has come. It is also None at an error, which the next `read` raises (`failed`).
+        """
+        if self._error is not None or self.connection is None:
+            return None
+        try:
+            data = self.connection.channel.receive_shared_nowait()
+        except BROKEN as exc:
+            self._error = ConnectionBrokenError(f"the connection to the peer broke: {exc}")
+            return None
+        if data is None:
+            return None
+        if not data:
+            self._end_of_stream()
+            return None if self.failed else b""
+        try:
+            piece, self._behind = self.message.pass_through(data)
+        except MalformedError as error:
+            self._error = ProtocolError(f"the peer does not speak HTTP/1.1: {error}")
+            return None
+        return piece
+
+    @property
+    def may_have_more(self) -> bool:
+        """Whether the last read may have left something, which is not reported again (see `call_again`)."""
+        return self.connection is not None and not self.connection.channel.drained
+
+    def call_again(self) -> bool:
+        """Have the watcher called for what the last read has left; return whether that can be done."""
+        return self.connection is not None and self.connection.channel.call_again()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the next `read` raises an error."""
+        return self._error is not None
+
+    @property
+    def is_sent_so_far(self) -> bool:
+        """Whether all of the request that has been given to it has been sent."""
+        return self._is_sent or (self._unsent is not None and not self._unsent)
+
+    def send_on_nowait(self, data: bytes | memoryview, *, is_last: bool) -> bool:
+        """Send a part of the request's `rest`, framed, without waiting. Return whether all of it has gone.
+
+        What has not is sent by `send_unsent_nowait`, or when the block is entered.
+        Raises: as a channel, when the peer takes no more. It may have answered.
+        """
+        self._rest_has_begun = True
+        self._unsent = memoryview(b"")
+        sent = 0 if self.connection is None else self.connection.channel.send_nowait(data)
+        if sent < len(data):
+            self._unsent = memoryview(bytes(data[sent:]))
+            return False
+        self._is_sent = is_last
+        return True
+
+    def send_unsent_nowait(self, *, is_last: bool) -> bool:
+        """Send what is left of the last part without waiting. Return whether all of it has gone."""
+        return self.send_on_nowait(self._unsent or b"", is_last=is_last)
+
+    def when_writable(self, call: Callable[[], None]) -> None:
+        """Have `call` called when the peer takes more, until `ignore`, or until it is entered or closed."""
+        if self.connection is not None:
+            self.connection.channel.when_writable(call)
+
     def watch(self, reactor: Reactor, watcher: Watcher) -> None:
         """Have `watcher` called when something has come, until `ignore`, or until it is entered or closed."""
         if self.connection is not None:
             self.connection.channel.watch(reactor, watcher)
+
+    def replace_rest(self, rest: AsyncIterable[bytes] | None, remaining: int | None) -> None:
+        """Tell what is left of the request's `rest`, if some of it has been sent without a task."""
+        request = self._request
+        self._request = PreparedRequest(request.method, request.start, rest, remaining)
 
     def ignore(self) -> None:
         """Stop calling the watcher."""
@@ -299,6 +372,7 @@ class ClientExchange:
         touched = self._upload is not None and self._upload.rest_is_touched
         return (
             self._is_reused
+            and not self._rest_has_begun
             and not self._answered
             and not self._aborted
             and self._request.idempotent

@@ -123,9 +123,9 @@ def check_request(request: Request) -> None:
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-def chunk(data: bytes) -> bytes:
+def chunk(data: bytes | memoryview) -> bytes:
     """Return a chunk of a chunked body; none for no data, since an empty chunk would be the last."""
-    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+    return b"".join((b"%x\r\n" % len(data), data, b"\r\n")) if data else b""
 
 
 def _heeded(headers: HeaderList) -> dict[bytes, list[bytes]]:

@@ -162,9 +162,10 @@ class ServerConnection(ABC):
         self._wake()
 
     def _begin(self, exchange: ServerExchange) -> None:
-        """Begin to answer a request, without waiting: the relay's at once, if it is here whole."""
+        """Begin to answer a request, without waiting: the relay's at once, as far as it is here."""
         relay = self.service.relay
-        if relay is not None and exchange.complete and relay.claims(exchange.head.target):
+        at_once = exchange.complete or exchange.passes_at_once
+        if relay is not None and at_once and relay.claims(exchange.head.target):
             relay.begin(exchange)
         else:
             exchange.hand_over(partial(self._answer, exchange))
@@ -216,6 +217,14 @@ class ServerConnection(ABC):
         except BROKEN:
             return b""
 
+    def receive_shared_nowait(self) -> bytes | memoryview | None:
+        """As `Channel.receive_shared_nowait`; b"" also when the connection is broken."""
+        self._is_readable = False
+        try:
+            return self.channel.receive_shared_nowait()
+        except BROKEN:
+            return b""
+
     # The task
 
     def _wake(self) -> None:
@@ -245,7 +254,7 @@ class ServerConnection(ABC):
 
     # Writing, and the end
 
-    def write_nowait(self, data: bytes) -> int:
+    def write_nowait(self, data: bytes | memoryview) -> int:
         """Send what goes without waiting; return how many bytes that was. The rest is to go before all else.
 
         To a client that is lost, nothing is sent, and nothing is left to send.

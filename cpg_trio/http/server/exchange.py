@@ -31,6 +31,9 @@ _NO_BODY = frozenset({204, 304})
 class CallInHand(Protocol):
     """A call that goes on without a task."""
 
+    def take_body(self) -> None:
+        """Take what has come of the request's body, if the call is waiting for it."""
+
     def abandon(self) -> None:
         """End it: its client is lost."""
 
@@ -86,6 +89,11 @@ class ServerExchange(ABC):
     # The request
 
     @property
+    def passes_at_once(self) -> bool:
+        """Whether bodies can be passed on without a task: there are `receive_nowait` and `write_on`."""
+        return False
+
+    @property
     @abstractmethod
     def headers(self) -> HeaderList:
         """All header fields, with names in any case. Not to be changed."""
@@ -137,6 +145,13 @@ class ServerExchange(ABC):
             if rate.too_slow:
                 self.give_up()
                 raise ClientDisconnectedError("the client sent the body of its request too slowly")
+
+    def receive_nowait(self) -> bytes | memoryview | None:
+        """Return what has come of the body, to be used at once; None if nothing has come.
+
+        Nothing has come either of a client that has left, which is lost then. Raises: MalformedError.
+        """
+        raise NotImplementedError
 
     @property
     def rate(self) -> BodyRate:
@@ -222,6 +237,13 @@ class ServerExchange(ABC):
     def write_nowait(self) -> None:
         """Send the head alone, without waiting."""
 
+    def write_on(self, data: bytes | memoryview) -> bool:
+        """As `write`, without waiting. Return whether all has gone; the rest goes before what follows.
+
+        Raises: ValueError for more than was declared.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     async def finish(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Send the rest of the response. Trailers go only to a client that keeps them.
@@ -250,7 +272,7 @@ class ServerExchange(ABC):
             fields.append((b"x-request-id", self.request_id))
         return fields
 
-    def _count(self, data: bytes, *, is_last: bool) -> None:
+    def _count(self, data: bytes | memoryview, *, is_last: bool) -> None:
         """Check what is sent against the declared length. Raises: ValueError."""
         if self._owed is None or self.silent:
             return

@@ -15,6 +15,7 @@ import trio
 
 from cpg_trio.asgi import ClientDisconnectedError
 from cpg_trio.http.channel import Address, Channel
+from cpg_trio.http.client.request import chunk
 from cpg_trio.http.heads import MalformedError
 from cpg_trio.http.messages import IncomingRequest
 from cpg_trio.http.outgoing import OutgoingHead, block, date, field_lines, plain_response
@@ -78,6 +79,9 @@ class Http1Connection(ServerConnection):
 
     def _take_up(self) -> None:
         if self.state is not _IDLE:
+            exchange = self._exchange
+            if exchange is not None and exchange.in_hand is not None and not exchange.complete:
+                exchange.in_hand.take_body()
             return
         data = self._receive_nowait()
         if data is None:
@@ -237,6 +241,11 @@ class Http1Exchange(IncomingRequest, ServerExchange):
 
     # The request
 
+    @property
+    def passes_at_once(self) -> bool:
+        """Whether bodies can be passed on without a task. One that is waited for has to be asked for."""
+        return not self.expects_continue
+
     async def _ask_for_body(self) -> None:
         if self.expects_continue and not self.responded:
             self.expects_continue = False
@@ -254,6 +263,23 @@ class Http1Exchange(IncomingRequest, ServerExchange):
         except MalformedError:
             connection.enter(Input.LAST)
             raise
+
+    def receive_nowait(self) -> bytes | memoryview | None:
+        """Return what has come of the body, to be used at once; None if nothing has come."""
+        connection = self.http1
+        data = connection.receive_shared_nowait()
+        if data is None:
+            return None
+        if not data:
+            connection.lose()
+            return None
+        self.rate.came(len(data))
+        try:
+            piece, connection.rest = self.pass_through(data)
+        except MalformedError:
+            connection.enter(Input.LAST)
+            raise
+        return piece
 
     def give_up(self) -> None:
         """Let the client go: it is out of time."""
@@ -277,6 +303,18 @@ class Http1Exchange(IncomingRequest, ServerExchange):
         head = self._taken_head()
         self._unsent = head[self.http1.write_nowait(head) :]
 
+    def write_on(self, data: bytes | memoryview) -> bool:
+        """Send a part of the body, and the head before it, as far as that goes without waiting."""
+        self._count(data, is_last=False)
+        head, out = self._taken_head(), self._framed(data)
+        if head:
+            out = head + out
+        sent = self.http1.write_nowait(out) if out else 0
+        if sent == len(out):
+            return True
+        self._unsent = bytes(out[sent:])
+        return False
+
     async def finish(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Send the rest of the response."""
         self._count(data, is_last=True)
@@ -287,7 +325,7 @@ class Http1Exchange(IncomingRequest, ServerExchange):
         """Send the rest of the response, and go on with the connection."""
         connection = self.http1
         out = self._last(data, trailers)
-        sent = connection.write_nowait(out)
+        sent = connection.write_nowait(out) if out else 0
         if sent < len(out):
             self.hand_over(partial(connection.write_rest, out, sent))
         else:
@@ -309,10 +347,10 @@ class Http1Exchange(IncomingRequest, ServerExchange):
         kept = block(trailers) if trailers and self.accepts_trailers else b""
         return out + self._framed(data) + b"0\r\n%b\r\n" % kept
 
-    def _framed(self, data: bytes) -> bytes:
+    def _framed(self, data: bytes | memoryview) -> bytes | memoryview:
         if self.silent or not data:
             return b""
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        return chunk(data) if self._chunked else data
 
     def _taken_head(self) -> bytes:
         """Return what goes out before the body: the head, if that has not gone."""

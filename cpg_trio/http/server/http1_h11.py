@@ -27,6 +27,8 @@ _DISAGREE = "two readers of HTTP disagree about this message"
 class H11Exchange(Http1Exchange):
     """A request that two readers agree on, and its response."""
 
+    passes_at_once = False  # the second reader keeps what it reads
+
     def __init__(self, connection: Http1Connection) -> None:
         """Take what comes next on a connection."""
         super().__init__(connection)
@@ -79,8 +81,8 @@ class H11Exchange(Http1Exchange):
             fields.append((b"connection", b"close"))
         return self._sent(h11.Response(status_code=head.status, headers=fields, reason=head.reason))
 
-    def _framed(self, data: bytes) -> bytes:
-        return b"" if self.silent or not data else self._sent(h11.Data(data=data))
+    def _framed(self, data: bytes | memoryview) -> bytes:
+        return b"" if self.silent or not data else self._sent(h11.Data(data=bytes(data)))
 
     def _last(self, data: bytes, trailers: Sequence[tuple[bytes, bytes]]) -> bytes:
         if self._out is not None and not self.complete:
