@@ -169,10 +169,27 @@ class TlsChannel(Channel):
         if self._early is not None:
             data, self._early = self._early, None
             return data
-        while self._buffered or self._take_in():
-            if (plain := self._read()) is not None:
-                return plain
-        return None
+        while True:
+            if not self._buffered:
+                records = self._raw.receive_nowait()
+                if records is None:
+                    return None
+                if not records:
+                    raise trio.BrokenResourceError("the connection was cut: it ended without the end of TLS")
+                self._incoming.write(records)
+            try:
+                data = self._tls.read(_RECORD_BYTES)  # all of a record, so nothing is left of this one
+            except ssl.SSLError as error:
+                if self._wants_more(error):
+                    continue
+                return b""
+            if self._incoming.pending:
+                data = self._read_on(data)
+            else:  # the usual case: one record
+                self._buffered = not data  # at the other side's end, the next read says so again
+            if self._outgoing.pending:
+                self._answer()
+            return data
 
     def is_readable(self) -> bool:
         if self._early is None and (self.may_have_more or self._raw.is_readable()):
@@ -181,32 +198,6 @@ class TlsChannel(Channel):
             except _GONE:
                 return True
         return self._early is not None
-
-    def _take_in(self) -> bool:
-        """Give OpenSSL what has come; return whether that is anything."""
-        records = self._raw.receive_nowait()
-        if not records:
-            if records is None:
-                return False
-            raise trio.BrokenResourceError("the connection was cut: it ended without the end of TLS")
-        self._incoming.write(records)
-        return True
-
-    def _read(self) -> bytes | None:
-        """Return what OpenSSL has, nothing at the other side's end; None if it wants more records."""
-        incoming = self._incoming
-        try:
-            data = self._tls.read(_RECORD_BYTES)
-            # What is asked for is all of a record, so none of this one is left.
-            if incoming.pending:  # else the usual case: one record
-                data = self._read_on(data)
-            else:
-                self._buffered = not data  # at the other side's end, the next read says so again
-        except ssl.SSLError as error:
-            return self._not_read(error)
-        if self._outgoing.pending:
-            self._answer()
-        return data
 
     def _read_on(self, data: bytes) -> bytes:
         """Return it with what is in the further records that are here whole, up to a limit."""
@@ -222,15 +213,18 @@ class TlsChannel(Channel):
             pass  # the next read says it again
         return b"".join(parts)
 
-    def _not_read(self, error: ssl.SSLError) -> bytes | None:
-        """Return what it means that there is nothing to read. Raises: trio.BrokenResourceError."""
+    def _wants_more(self, error: ssl.SSLError) -> bool:
+        """Whether OpenSSL wants more records; if not, it is the other side's end.
+
+        Raises: trio.BrokenResourceError for what is neither.
+        """
         self._answer()
         if isinstance(error, ssl.SSLWantReadError):
             self._buffered = False
-            return None
+            return True
         if isinstance(error, ssl.SSLZeroReturnError):
             self._buffered = True  # the next read says so again
-            return b""
+            return False
         raise self._broken(error) from error
 
     def _answer(self) -> None:
@@ -246,34 +240,26 @@ class TlsChannel(Channel):
     def send_nowait(self, data: bytes | memoryview) -> int:
         if self._unsent or self._owed or not 0 < len(data) <= _PIECE_BYTES:
             return self._send_pieces(data)
-        return self._send_piece(data)
-
-    def _send_pieces(self, data: bytes | memoryview) -> int:
-        """Send what is left of the last piece, which `data` begins with, and further pieces."""
-        if not self._flush():
-            return 0
-        sent, self._owed = self._owed, 0
-        with memoryview(data) as whole:
-            while sent < len(whole) and (size := self._send_piece(whole[sent : sent + _PIECE_BYTES])):
-                sent += size
-        return sent
-
-    def _send_piece(self, piece: bytes | memoryview) -> int:
-        """Send a piece; return its size, or 0 if it does not go at once: it is owed then."""
-        size = self._write(piece)
+        try:
+            size = self._tls.write(data)
+        except ssl.SSLError as error:
+            raise self._broken(error) from error
         records = self._outgoing.read()
         sent = self._raw.send_nowait(records)
         if sent == len(records):
             return size
-        self._unsent = records[sent:]
-        self._owed = size
+        self._unsent, self._owed = records[sent:], size
         return 0
 
-    def _write(self, piece: bytes | memoryview) -> int:
-        try:
-            return self._tls.write(piece)
-        except ssl.SSLError as error:
-            raise self._broken(error) from error
+    def _send_pieces(self, data: bytes | memoryview) -> int:
+        """Send what is left of the last piece, which `data` begins with, and what follows, in pieces."""
+        if not self._flush():
+            return 0
+        sent, self._owed = self._owed, 0
+        with memoryview(data) as whole:
+            while sent < len(whole) and (size := self.send_nowait(whole[sent : sent + _PIECE_BYTES])):
+                sent += size
+        return sent
 
     def _broken(self, error: ssl.SSLError) -> trio.BrokenResourceError | trio.ClosedResourceError:
         if self.socket.fileno() < 0:

@@ -303,6 +303,8 @@ async def test_new_keys_are_taken_and_answered_while_bytes_go_on(
     assert process.stdin
     for number in range(3):
         await process.stdin.send_all(b"K\n")  # the client changes its keys, and asks for new ones of ours
+        await channel.wait_readable()
+        assert channel.receive_nowait() is None
         await process.stdin.send_all(b"line %d\n" % number)
         assert await channel.receive() == b"line %d\n" % number
         await channel.send_all(b"answer")
