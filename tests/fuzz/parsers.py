@@ -119,15 +119,18 @@ class _Routed:
 
 
 def check_path(data: bytes) -> None:
-    """A path that is let through leads below its provider's, byte for byte, and never out of it."""
+    """A path that is let through leads below its provider's, byte for byte, and never out of it.
+
+    The provider is named, or any one.
+    """
     if not data or any(byte <= 0x20 or byte >= 0x7F for byte in data) or b"?" in data:
         return  # which the reader of HTTP lets nobody send
-    for path in (PREFIX + data, PREFIX + b"t/p-1/" + data):
+    for path in (PREFIX + data, PREFIX + b"t/p-1/" + data, PREFIX + b"t/-/" + data):
         target = _routed().target(path)
         if target is None:
             continue
-        assert path.startswith(b"/services/t/p-1/")
-        method = path.removeprefix(b"/services/t/p-1/").removeprefix(b"p/")
+        named = next(each for each in (PREFIX + b"t/p-1/", PREFIX + b"t/-/") if path.startswith(each))
+        method = path.removeprefix(named).removeprefix(b"p/")
         assert target == b"/p/" + method
         for path_read in (target, unquote_to_bytes(target), unquote_to_bytes(unquote_to_bytes(target))):
             segments = [segment.partition(b";")[0] for segment in path_read.replace(b"\\", b"/").split(b"/")]
