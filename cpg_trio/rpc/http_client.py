@@ -7,6 +7,7 @@ body: the caller decides how long a call may take, by a deadline or a cancel sco
 
 from __future__ import annotations
 
+import logging
 import ssl
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
@@ -43,6 +44,8 @@ from cpg_trio.rpc.response_code import code_of_end, code_of_head
 
 if TYPE_CHECKING:
     from cpg_trio.calls import Retry
+
+_log = logging.getLogger(__name__)
 
 _LONGEST_KEPT_URL = 512  # characters
 _CODE_OF_RESET: Mapping[int, Code] = {
@@ -203,10 +206,15 @@ def http_client_of(http: httpx.AsyncClient | Pool | HttpClient) -> HttpClient:
 
 
 class HttpxClient:
-    """Sends requests with an `httpx.AsyncClient`, which stays the caller's to configure and to close."""
+    """Sends requests with an `httpx.AsyncClient`, which stays the caller's to configure and to close.
+
+    That should speak HTTP/1.1. On HTTP/2, a call that is cancelled or runs out of time while httpx writes
+    takes frames of other calls with it, and the server ends their connection. A line of the log says so.
+    """
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
+        self._has_warned = False
         # By default httpx gives up on a body after five silent seconds; a stream may be silent.
         self._timeout = httpx.Timeout(None, connect=client.timeout.connect, pool=client.timeout.pool)
 
@@ -228,6 +236,12 @@ class HttpxClient:
                 timeout=self._timeout,
             )
             response = await self._client.send(sent, stream=True, follow_redirects=False)
+        if not self._has_warned and response.http_version == "HTTP/2":
+            self._has_warned = True
+            _log.warning(
+                "calls go over HTTP/2 of httpx, where one that is cancelled or runs out of time can end the"
+                " connection of all: use a Pool, or httpx with HTTP/1.1"
+            )
         try:
             headers = [(key.lower(), value) for key, value in response.headers.multi_items()]
             async with aclosing(_raw_body(response, errors)) as body:

@@ -86,9 +86,10 @@ def reset(stream: int) -> bytes:
 
 @attrs.define
 class Seen:
-    """What a client got: the code of a GOAWAY, those of resets, and statuses, by stream."""
+    """What a client got: the code of a GOAWAY and its reason, those of resets, and statuses, by stream."""
 
     goaway: int | None = None
+    why: bytes = b""
     resets: dict[int, int] = attrs.field(factory=dict)
     answered: set[int] = attrs.field(factory=set)
     pongs: list[bytes] = attrs.field(factory=list)
@@ -313,7 +314,7 @@ async def look(stream: trio.SocketStream, rule: Rule) -> Seen:
 
 def _note(seen: Seen, it: Frame) -> None:
     if isinstance(it, GoAwayFrame):
-        seen.goaway = it.error_code
+        seen.goaway, seen.why = it.error_code, it.additional_data
     elif isinstance(it, RstStreamFrame):
         seen.resets[it.stream_id] = it.error_code
     elif isinstance(it, HeadersFrame):
@@ -333,6 +334,7 @@ async def test_a_rule_is_kept(rule: Rule, caplog: pytest.LogCaptureFixture) -> N
             async with dial_http2(url) as next_client:
                 assert await next_client.status(await next_client.request()) == 204
     assert (seen.goaway, seen.closed) == (rule.goaway, rule.closed or rule.goaway is not None)
+    assert bool(seen.why) == (rule.goaway is not None)
     assert seen.resets == ({} if rule.reset is None else {rule.stream: rule.reset})
     assert not caplog.records
 

@@ -216,3 +216,17 @@ async def test_a_request_goes_to_the_urls_target_or_to_another_host_that_is_told
         assert pool.statistics() == PoolStatistics(idle=1, active=0, opened=1, reused=2)
     rest = b" HTTP/1.1\r\nhost: peer.test:%d\r\ncontent-length: 0\r\nX-Odd: 1\r\n\r\n" % origin.port
     assert heads == [b"GET /" + rest, b"GET /" + rest, b"GET /a%2Fb/?q=http://x/" + rest]
+
+
+@pytest.mark.parametrize("http2", [True, False])
+async def test_http2_of_httpx_is_warned_of_once(caplog: pytest.LogCaptureFixture, *, http2: bool) -> None:
+    async with (
+        serving_echo() as url,
+        httpx.AsyncClient(http1=not http2, http2=http2, trust_env=False) as http,
+    ):
+        client = EchoServiceClient(url, http)
+        for _ in range(2):
+            await client.echo(pb.EchoRequest(text="x"))
+    assert [record.levelname for record in caplog.records if "HTTP/2 of httpx" in record.message] == (
+        ["WARNING"] if http2 else []
+    )

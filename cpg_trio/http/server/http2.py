@@ -27,6 +27,7 @@ import trio
 from h2.errors import ErrorCodes
 from hyperframe.frame import GoAwayFrame
 
+from cpg_trio._lines import one_line
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import ClientDisconnectedError, HeaderList
 from cpg_trio.http.channel import Address, Channel
@@ -35,6 +36,7 @@ from cpg_trio.http.messages import IncomingRequest
 from cpg_trio.http.outgoing import OutgoingHead, block, date
 from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.connection_limit import Slot
+from cpg_trio.http.server.errors import logger
 from cpg_trio.http.server.exchange import ServerExchange
 from cpg_trio.http.server.http2_engine import Http2Engine
 from cpg_trio.http.server.http2_sender import Sender
@@ -130,7 +132,8 @@ class Http2Connection(ServerConnection):
             return
         try:
             events = self.engine.receive_data(data)
-        except h2.exceptions.ProtocolError:
+        except h2.exceptions.ProtocolError as error:
+            logger.debug("the connection of a client of HTTP/2 is ended: %s", one_line(str(error)))
             self._terminate()
             return
         self._begun = 0

@@ -9,6 +9,8 @@ Uses inner parts of h2, to whose minor version the package is held.
 
 from __future__ import annotations
 
+import sys
+
 from h2.config import H2Configuration
 from h2.connection import (
     AllowedStreamIDs,
@@ -31,8 +33,17 @@ from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
 from h2.stream import StreamClosedBy, StreamState
 from hpack.exceptions import HPACKError
-from hyperframe.frame import DataFrame, Frame, HeadersFrame, PriorityFrame, RstStreamFrame, WindowUpdateFrame
+from hyperframe.frame import (
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PriorityFrame,
+    RstStreamFrame,
+    WindowUpdateFrame,
+)
 
+from cpg_trio._lines import one_line
 from cpg_trio.http.server.http2_hpack import BlockDecoder, BlockEncoder, Remembered
 
 _MOST_STREAM_ERRORS = 100  # of one connection; a client that makes more of them means no good
@@ -102,6 +113,13 @@ class Http2Engine(H2Connection):
         self.local_settings = Settings(client=False, initial_values=limits)
         self.decoder, self.encoder = BlockDecoder(max_head_bytes), BlockEncoder()
         self._valid = Remembered[bytes, bool](self.decoder.table)  # blocks that are a request's
+
+    def _terminate_connection(self, error_code: ErrorCodes) -> None:
+        """End the connection for an error, and tell the client which (RFC 9113, section 6.8)."""
+        goaway = GoAwayFrame(0, last_stream_id=self.highest_inbound_stream_id, error_code=error_code)
+        goaway.additional_data = one_line(str(sys.exc_info()[1] or "")).encode()
+        self.state_machine.process_input(ConnectionInputs.SEND_GOAWAY)
+        self._prepare_for_sending([goaway])
 
     def _receive_headers_frame(self, frame: HeadersFrame) -> tuple[list[Frame], list[Event]]:
         begins, block = frame.stream_id not in self.streams, frame.data
