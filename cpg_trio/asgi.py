@@ -33,6 +33,10 @@ DEADLINE = "cpg_trio.deadline"
 #: that listens somewhere never sets it, whatever a client sends.
 LOCAL = "cpg_trio.local"
 
+#: An extension of a server's scope: there is no task, and the application answers whole, without waiting. If
+#: it cannot, it raises `NeedsTaskError` before it has received or sent anything.
+AT_ONCE = "cpg_trio.at_once"
+
 #: What `LOCAL` is where the host itself calls a plugin. A plugin that calls another one is a `rpc.Caller`.
 FROM_HOST = object()
 
@@ -70,6 +74,10 @@ class ClientDisconnectedError(OSError):
     """
 
 
+class NeedsTaskError(Exception):
+    """A call has to wait, so that it cannot be answered `AT_ONCE`. The server runs it again, in a task."""
+
+
 class ResponseAbortedError(Exception):
     """Raised by an application whose response has begun but cannot be completed.
 
@@ -80,7 +88,10 @@ class ResponseAbortedError(Exception):
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """Return the first value of a header, or None. `name` is lower case."""
-    return next((value for key, value in scope["headers"] if key.lower() == name), None)
+    for key, value in scope["headers"]:
+        if key == name or key.lower() == name:
+            return value  # type: ignore[no-any-return]
+    return None
 
 
 def local_caller(scope: Scope) -> object:

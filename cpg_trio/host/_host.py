@@ -93,7 +93,7 @@ from cpg_trio.host.services.health import HostHealth
 from cpg_trio.host.services.hosts import HostsOfDirectory
 from cpg_trio.host.services.lifecycle import Lifecycle
 from cpg_trio.host.services.managed_plugins import Adoption
-from cpg_trio.host.services.service_registry import RegistryService
+from cpg_trio.host.services.service_registry import AT_ONCE, RegistryService
 from cpg_trio.host.services.websocket import WatchSocket
 from cpg_trio.host.supervision import ManagedPlugins, Surroundings, local_url
 from cpg_trio.http import Origin, PoolStatistics, serve
@@ -520,6 +520,7 @@ class Host:
                         stop=plugins_stopped,
                         relay=relay,
                         connections=self._connections,
+                        at_once=AT_ONCE,
                     )
                     bound = await nursery.start(serve_app)
                     _log.info("host listening on %s", ", ".join(bound))

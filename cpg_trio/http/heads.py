@@ -220,6 +220,8 @@ class RequestHead(Head):
     """Whether it was kept for other requests (`IncomingRequest.keep_head`), if it is worth that."""
     remembered: object = None
     """What the router has derived from it, for all requests that share it."""
+    of_scope: object = None
+    """What the scopes of all requests that share it have in common, as the server has derived it."""
     _hosts = 0
     _upgrade = b""
 

@@ -109,6 +109,13 @@ class Incoming(Generic[_H]):
             at += count
         return merged + fields[at:]
 
+    def differing(self) -> HeaderList:
+        """Return the fields that are not among the head's, in their order, with names in lower case."""
+        parts = self._parts_of_head
+        if parts is None:
+            return []
+        return [(name.lower(), value) for name, value in zip(parts[1::3], parts[2::3], strict=True)]
+
     @property
     def declares_body(self) -> bool:
         """Whether a field declares the framing of the body, which may be a length of 0."""

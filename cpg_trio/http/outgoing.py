@@ -122,18 +122,13 @@ class OutgoingHead:
         for name, value in fields:
             lowered = name.lower()
             if lowered == b"content-length":
-                self.length = _as_length(value)
+                self.length = as_length(value)
             elif lowered == b"date":
                 self.has_date = True
 
-    def declare(self, length: int) -> None:
-        """Declare the length of the body, in bytes, before the head is sent."""
-        self.length = length
-        self.fields = [*self.fields, (b"content-length", b"%d" % length)]
-        self.lines += b"content-length: %d\r\n" % length
 
-
-def _as_length(value: bytes) -> int:
+def as_length(value: bytes) -> int:
+    """Return the value of a `content-length`. Raises: ValueError for what is no number."""
     if not value.isdigit():
         raise ValueError("the response's content-length is not a number")
     return int(value)

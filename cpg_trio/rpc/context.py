@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from connectrpc.request import Headers, RequestContext
 
-from cpg_trio.asgi import Scope, local_caller, note_proved
+from cpg_trio.asgi import Scope, header, local_caller, note_proved
 
 CALLER = "caller"
 PEER_NAMES = "peer_names"
@@ -84,6 +84,22 @@ class WrappedContext(Context):
 def local_of(ctx: Context) -> object:
     """Return who calls from within this process; see `asgi.LOCAL`."""
     return local_caller(ctx._scope)  # noqa: SLF001 - of this module
+
+
+def field_of(ctx: Context, name: bytes) -> str:
+    """Return the first value of a header of a request, empty without one. `name` is lower case.
+
+    It takes a part of the time of `request_headers`, which are made of all fields.
+    """
+    if ctx._scope is _NO_SCOPE:  # noqa: SLF001 - of this module
+        return ctx.request_headers.get(name.decode(), "")
+    return (header(ctx._scope, name) or b"").decode("latin-1")  # noqa: SLF001
+
+
+def client_of(ctx: Context) -> tuple[str, int] | None:
+    """Return the address and the port that a call comes from; None for a Unix socket, or this process."""
+    client: tuple[str, int] | None = ctx._scope.get("client")  # noqa: SLF001 - of this module
+    return client
 
 
 def note_proved_by(ctx: Context, identity: str) -> None:

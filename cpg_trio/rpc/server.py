@@ -22,8 +22,10 @@ from connectrpc.request import RequestContext
 
 from cpg_trio._lines import one_line
 from cpg_trio.asgi import (
+    AT_ONCE,
     App,
     Message,
+    NeedsTaskError,
     Receive,
     ResponseAbortedError,
     Scope,
@@ -112,6 +114,8 @@ def application(
         elif (reason := _refusal(scope)) is not None:
             body = json.dumps({"code": Code.INVALID_ARGUMENT.value, "message": reason}).encode()
             await send_response(send, 400, body, [(b"content-type", b"application/json")])
+        elif AT_ONCE in scope.get("extensions", ()):
+            raise NeedsTaskError
         else:
             with scope_of(scope), room.place(scope) as place:
                 await _run(app, scope, receive, send, place)

@@ -11,7 +11,7 @@ May touch: what it is given, and connectrpc's inner parts, to whose minor versio
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,7 @@ from google.protobuf.message import Message
 
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import (
+    AT_ONCE,
     CANCEL_ON_DISCONNECT,
     DEADLINE,
     App,
@@ -165,6 +166,11 @@ class UnaryContext(Context):
         self.deadline = deadline
         return True
 
+    @property
+    def is_at_once(self) -> bool:
+        """Whether the method does not wait, and runs in no task (`asgi.AT_ONCE`)."""
+        return AT_ONCE in self._scope.get("extensions", ())
+
     def answered(self) -> HeaderList:
         """Return the headers and trailers that the method has set, as a response carries them."""
         headers, trailers = self._response_headers, self._response_trailers
@@ -239,7 +245,7 @@ class UnaryCall:
         if self.context.cancel_at(deadline):
             return await self._content(receive, place)
         try:
-            with trio.CancelScope(deadline=deadline):
+            with nullcontext() if self.context.is_at_once else trio.CancelScope(deadline=deadline):
                 content = await self._content(receive, place)
                 if trio.current_time() < deadline:
                     return content

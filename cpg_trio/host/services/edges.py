@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from cpg_trio import wire
 from cpg_trio.asgi import Scope, header
@@ -11,40 +10,75 @@ from cpg_trio.host.access import AccessCheck, Action, Identity, Kind, LimitError
 from cpg_trio.host.cluster import Arrival, Forwarding
 from cpg_trio.host.directory import NoProviderError, UnknownRegistrationError
 from cpg_trio.rpc import Code, Context
-from cpg_trio.rpc.context import note_proved_by
+from cpg_trio.rpc.context import client_of, field_of, note_proved_by
+
+_RUNTIME_ID = wire.RUNTIME_ID_HEADER.lower().encode()
+_AUTHORIZATION = wire.AUTHORIZATION_HEADER.lower().encode()
 
 
-@contextmanager
-def state_errors() -> Iterator[None]:
+def _refused(error: BaseException | None) -> RefusedError | None:
+    """Return an error of the state as a refusal; None for any other."""
+    match error:
+        case wire.InvalidError():
+            return RefusedError(Code.INVALID_ARGUMENT, str(error))
+        case NoProviderError() | UnknownRegistrationError():
+            return RefusedError(Code.NOT_FOUND, str(error))
+        case LimitError():
+            return RefusedError(Code.RESOURCE_EXHAUSTED, str(error))
+        case _:
+            return None
+
+
+class state_errors:  # noqa: N801 - a context manager; a generator would cost more than all that it does
     """Within the block, raise errors of the state as RefusedError."""
-    try:
-        yield
-    except wire.InvalidError as error:
-        raise RefusedError(Code.INVALID_ARGUMENT, str(error)) from error
-    except (NoProviderError, UnknownRegistrationError) as error:
-        raise RefusedError(Code.NOT_FOUND, str(error)) from error
-    except LimitError as error:
-        raise RefusedError(Code.RESOURCE_EXHAUSTED, str(error)) from error
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if error is not None and (refused := _refused(error)) is not None:
+            raise refused from error
 
 
-@contextmanager
-def answering(ctx: Context) -> Iterator[None]:
+class answering:  # noqa: N801 - as `state_errors`
     """Within the block, raise errors of the state as RefusedError, and send `Retry-After` with each refusal.
 
     The answer also says of a host that cannot take a call now that the call has done nothing.
 
     RefusedError is a ConnectError, so the server of the services writes its code and its message.
     """
-    try:
-        with state_errors():
-            yield
-    except RefusedError as refused:
+
+    __slots__ = ("_ctx",)
+
+    def __init__(self, ctx: Context) -> None:
+        """Take the context of the call."""
+        self._ctx = ctx
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, RefusedError):
+            self._tell(error)
+        elif (refused := _refused(error)) is not None:
+            self._tell(refused)
+            raise refused from error
+
+    def _tell(self, refused: RefusedError) -> None:
+        headers = self._ctx.response_headers
         if refused.retry_after_s:
-            ctx.response_headers["retry-after"] = str(refused.retry_after_s)
+            headers["retry-after"] = str(refused.retry_after_s)
         if refused.code is Code.UNAVAILABLE:  # of this host: another one may answer
-            ctx.response_headers[wire.UNDELIVERED_HEADER.lower()] = "true"
-            ctx.response_headers[wire.FAULT_HEADER.lower()] = refused.fault
-        raise
+            headers[wire.UNDELIVERED_HEADER.lower()] = "true"
+            headers[wire.FAULT_HEADER.lower()] = refused.fault
 
 
 def authenticate(access: AccessCheck, ctx: Context, kind: Kind) -> Identity:
@@ -94,19 +128,15 @@ def count_unreadable(access: AccessCheck, ctx: Context) -> None:
 
 def credentials(ctx: Context) -> tuple[str, str]:
     """Return the runtime id and the authorization of a call, empty where they are missing."""
-    headers = ctx.request_headers
-    return headers.get(wire.RUNTIME_ID_HEADER, ""), headers.get(wire.AUTHORIZATION_HEADER, "")
+    return field_of(ctx, _RUNTIME_ID), field_of(ctx, _AUTHORIZATION)
 
 
 def credentials_of(scope: Scope) -> tuple[str, str]:
     """Return the runtime id and the authorization of an ASGI scope, empty where they are missing."""
-    runtime_id, authorization = (
-        (header(scope, name.lower().encode()) or b"").decode("latin-1")
-        for name in (wire.RUNTIME_ID_HEADER, wire.AUTHORIZATION_HEADER)
-    )
-    return runtime_id, authorization
+    runtime_id, authorization = (header(scope, name) or b"" for name in (_RUNTIME_ID, _AUTHORIZATION))
+    return runtime_id.decode("latin-1"), authorization.decode("latin-1")
 
 
 def peer_of(ctx: Context) -> Peer:
     """Return the other end of a call's connection."""
-    return Peer.at(ctx.client_address, ctx.peer_names)
+    return Peer.of(client_of(ctx), ctx.peer_names)

@@ -32,6 +32,9 @@ from cpg_trio.versions import Requirement
 
 _log = logging.getLogger("cpg_trio.host")
 
+AT_ONCE = (f"/{ServiceRegistryService.service_name}/DiscoverService".encode(),)
+"""The paths of the methods that never wait."""
+
 _BEFORE_DEADLINE_S = 0.02  # by which a watch ends before its caller's deadline
 # Metadata that says where the plugin is. Other plugins do not get it: calls go through the host.
 _HOST_ONLY_KEYS = frozenset({wire.BASE_URL_KEY, wire.SOCKET_KEY, wire.CONTROL_URL_KEY})

@@ -123,6 +123,10 @@ class AsgiExchange(ServerExchange):
             raise MalformedError(body_too_large(most), 413)
         self.most_bytes = most
 
+    def differing(self) -> HeaderList:
+        """See `ServerExchange`. All are the head's."""
+        return []
+
     def keep_head(self) -> None:
         """See `ServerExchange`. No head is read here."""
 

@@ -162,11 +162,13 @@ class ServerConnection(ABC):
         self._wake()
 
     def _begin(self, exchange: ServerExchange) -> None:
-        """Begin to answer a request, without waiting: the relay's at once, as far as it is here."""
-        relay = self.service.relay
-        at_once = exchange.complete or exchange.passes_at_once
-        if relay is not None and at_once and relay.claims(exchange.head.target):
+        """Begin to answer a request, without waiting: at once, if it is here, and nobody has to wait."""
+        service, target = self.service, exchange.head.target
+        relay, is_here = service.relay, exchange.complete
+        if relay is not None and (is_here or exchange.passes_at_once) and relay.claims(target):
             relay.begin(exchange)
+        elif is_here and target in service.at_once:
+            AsgiCall(exchange).run_at_once()
         else:
             exchange.hand_over(partial(self._answer, exchange))
 

@@ -98,6 +98,10 @@ class ServerExchange(ABC):
     def headers(self) -> HeaderList:
         """All header fields, with names in any case. Not to be changed."""
 
+    @abstractmethod
+    def differing(self) -> HeaderList:
+        """Return the fields that are not among the head's, in their order, with names in lower case."""
+
     @property
     @abstractmethod
     def declares_body(self) -> bool:

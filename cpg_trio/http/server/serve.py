@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from typing import Protocol, TypeAlias
@@ -51,6 +51,7 @@ async def serve(
     stop: trio.Event | None = None,
     relay: RequestRelay | None = None,
     connections: ConnectionLimit | None = None,
+    at_once: Collection[bytes] = (),
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application until `stop` is set, and then until what was in flight is done.
@@ -65,13 +66,14 @@ async def serve(
     Cancelling `serve` ends everything at once.
 
     Requests that `relay` claims are its to answer, the others the application's. `connections` limits and
-    counts the connections in place of `config.max_connections`.
+    counts the connections in place of `config.max_connections`. Requests for a target in `at_once` are
+    answered without a task: the application does not wait for anything there (`asgi.AT_ONCE`).
 
     Raises: `BindError` when it cannot listen; `StartError` for a certificate that is of no use. Nothing that
     a client or the application does raises here.
     """
     binds = [bind] if isinstance(bind, str) else bind
-    await _Server(app, config, relay, connections).run(
+    await _Server(app, config, relay, connections, at_once).run(
         binds, trio.Event() if stop is None else stop, task_status
     )
 
@@ -96,10 +98,13 @@ class _Server:
         settings: ServeConfig,
         relay: RequestRelay | None,
         connections: ConnectionLimit | None,
+        at_once: Collection[bytes],
     ) -> None:
         self._settings = settings = fitted_to_descriptors(settings)
         self._wrong_schemes = WrongSchemes()
-        self._service = Service(app, settings, relay, wrong_schemes=self._wrong_schemes)
+        self._service = Service(
+            app, settings, relay, wrong_schemes=self._wrong_schemes, at_once=frozenset(at_once)
+        )
         self._contexts = settings.tls.server_contexts() if settings.tls.serves else None
         self._clients: set[_Client] = set()
         self._departure = trio.lowlevel.ParkingLot()

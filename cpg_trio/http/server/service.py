@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import trio
 
+from cpg_trio._bounded import BoundedCache
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio.asgi import App
 from cpg_trio.http.heads import RequestHeads
+from cpg_trio.http.outgoing import OutgoingHead
 from cpg_trio.http.reactor import Reactor, open_reactor
 from cpg_trio.http.schemes import WrongSchemes
 from cpg_trio.http.server.config import ServeConfig
@@ -20,6 +22,7 @@ from cpg_trio.http.timeouts import TimeoutQueue
 if TYPE_CHECKING:
     from cpg_trio.http.server.exchange import ServerExchange
 
+_MOST_KEPT_HEADS, _MOST_KEPT_BYTES = 256, 256 * 1024  # of responses
 _MAX_IDLE_ROUNDS = 100  # of the loop, after which the flusher is no instrument any more
 
 
@@ -112,10 +115,18 @@ class Service:
     draining: bool = False
     """Whether the server stops: no connection takes another request."""
     wrong_schemes: WrongSchemes = attrs.field(factory=WrongSchemes)
+    at_once: Collection[bytes] = ()
+    """The targets of requests that the application answers without waiting, if they have come whole."""
     heads: RequestHeads = attrs.field(init=False, factory=RequestHeads, repr=False)
+    outgoing: BoundedCache[tuple[object, ...], OutgoingHead] = attrs.field(init=False, repr=False)
+    """Heads of the application's responses that many have in common, by status and fields."""
     timeouts: Timeouts = attrs.field(init=False)
     reactor: Reactor = attrs.field(init=False)
     flusher: Flusher = attrs.field(init=False, factory=Flusher)
+
+    @outgoing.default
+    def _no_heads(self) -> BoundedCache[tuple[object, ...], OutgoingHead]:
+        return BoundedCache(_MOST_KEPT_HEADS, _MOST_KEPT_BYTES)
 
     @timeouts.default
     def _of_the_config(self) -> Timeouts:

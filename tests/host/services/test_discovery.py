@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -11,6 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from cpg_trio.host import HostConfig, Identity, Policy
+from cpg_trio.rpc import AsgiTransport
+from tests._wire import dial, request
 from tests.host.calls import (
     DISCOVER,
     WATCH,
@@ -19,7 +22,7 @@ from tests.host.calls import (
     runtime_id,
 )
 from tests.host.rpcs import ENDED, introduced, refused, renewed
-from tests.plugin.running import eventually
+from tests.plugin.running import eventually, hosting
 
 
 def frame_of(service_type: str) -> bytes:
@@ -155,3 +158,65 @@ async def test_a_watch_outlives_the_token_that_it_was_begun_with_if_that_is_rene
                 while True:
                     last = await anext(chunks)
         assert b"unauthenticated" in last
+
+
+_OF_A_REACTOR = {"", "cpg_trio.http.reactor._Registered.follow"}
+
+
+def _task() -> str:
+    """Return the name of the task in which this is called; empty if that is none."""
+    try:
+        return trio.lowlevel.current_task().name
+    except RuntimeError:
+        return ""
+
+
+GRPC_WEB = {"content-type": "application/grpc-web+json"}
+PLAIN = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "at_once"),
+    [
+        (PLAIN, b'{"serviceType": "t"}', 200, True),
+        (PLAIN | {"connect-timeout-ms": "5000"}, b'{"serviceType": "t"}', 200, True),
+        (PLAIN | {"connect-timeout-ms": "0"}, b'{"serviceType": "t"}', 504, True),
+        (PLAIN | {"content-encoding": "gzip"}, gzip.compress(b'{"serviceType": "t"}', mtime=0), 200, True),
+        (PLAIN | {"accept-encoding": "gzip"}, b'{"serviceType": "t"}', 200, True),
+        (PLAIN, b'{"serviceType": "nobody"}', 404, True),
+        (PLAIN | {"connect-timeout-ms": "soon"}, b'{"serviceType": "t"}', 400, None),
+        (PLAIN, b"{", 400, None),
+        ({"content-type": "text/plain"}, b"t", 415, None),
+        (GRPC_WEB, frame_of("t"), 200, False),
+    ],
+)
+async def test_a_discovery_is_answered_without_a_task_if_it_is_plain_and_all_answers_are_the_same(
+    headers: Headers, body: bytes, status: int, *, at_once: bool | None
+) -> None:
+    tasks: list[str] = []
+
+    class Watched(Policy):
+        def may_call(self, plugin: Identity, service_type: str, /) -> bool:
+            tasks.append(_task())
+            return super().may_call(plugin, service_type)
+
+    async with (
+        hosting(HostConfig(policy=Watched())) as (host, url),
+        host.application() as app,
+        httpx.AsyncClient(transport=AsgiTransport(app), base_url="http://localhost") as in_memory,
+        dial(url) as wire,
+    ):
+        host.registry.register("p", "t", "1.0.0", "/x/", {"k": "v"})
+        identity, token = host.identities.issue("caller")
+        proof = {"x-plugin-runtime-id": identity.runtime_id, "authorization": f"Bearer {token}"}
+        sent = {**proof, "accept-encoding": "identity", **headers}
+        await wire.send(request("POST", DISCOVER, sent, body))
+        answer = await wire.response()
+        same = await in_memory.post(DISCOVER, content=body, headers=sent)
+        packed = answer.header(b"content-encoding") == b"gzip"
+        content = gzip.decompress(answer.body) if packed else answer.body
+        assert (answer.status, content) == (status, same.content)
+        for name in ("content-type", "content-encoding", "vary"):
+            assert (answer.header(name.encode()) or b"").decode() == same.headers.get(name, "")
+        if at_once is not None:
+            assert (tasks[0] in _OF_A_REACTOR) == at_once
