@@ -21,6 +21,8 @@ _VERSIONS = {
     "nginx": ["-v"],
     "haproxy": ["-v"],
     "wrk": ["-v"],
+    "etcd": ["--version"],
+    "py-spy": ["--version"],
 }
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 

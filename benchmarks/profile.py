@@ -24,9 +24,10 @@ import trio
 from cpg_trio._nursery import open_plain_nursery
 
 from .bench import Bench, NotMeasurableError, Report
+from .certificates import Certificate
 from .hosts import PLUGINS
 from .load import LoadError, wrk
-from .peers import OURS, started
+from .peers import OURS, started, with_tls
 from .processes import cpu_seconds, installed, pinned, which
 from .report import table
 from .router import calls_of
@@ -109,11 +110,16 @@ class Profile:
 
 
 @asynccontextmanager
-async def _routed(call: str, script: str, connections: int, bench: Bench) -> AsyncIterator[Subject]:
+async def _routed(
+    call: str, script: str, connections: int, bench: Bench, *, encrypted: bool = False
+) -> AsyncIterator[Subject]:
     folder = bench.subfolder("profile", call)
+    certificate = Certificate.made(bench.subfolder("profile", "tls")) if encrypted else None
+    peer = with_tls(OURS, certificate) if certificate else OURS
+    assert peer is not None
     async with (
-        upstream(bench.subfolder("provider"), bench.load_core) as provider,
-        started(OURS, provider, folder, bench.proxy_core) as proxy,
+        upstream(bench.subfolder("provider"), bench.load_core, certificate) as provider,
+        started(peer, provider, folder, bench.proxy_core) as proxy,
     ):
 
         async def load(seconds: int) -> int:
@@ -151,6 +157,10 @@ async def _fan_out(bench: Bench) -> AsyncIterator[Subject]:
 CASES = (
     Case("a call, no two heads alike", partial(_routed, "Fresh", "fresh.lua", _CONNECTIONS)),
     Case("a call, heads repeat", partial(_routed, "Small", "call.lua", _CONNECTIONS)),
+    Case(
+        "a call, heads repeat, TLS on both sides",
+        partial(_routed, "Small", "call.lua", _CONNECTIONS, encrypted=True),
+    ),
     Case("an answer of 1 MiB", partial(_routed, "Large", "call.lua", _LARGE_CONNECTIONS)),
     Case("a Shorten, 1 connection, all four processes", _shortener),
     Case("a change, of each watcher that is told", _fan_out),

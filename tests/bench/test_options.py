@@ -84,7 +84,7 @@ def test_a_profile_has_the_time_of_each_case_by_groups(tmp_path: Path) -> None:
         assert sum(profile["shares"].values()) == pytest.approx(1)
     routed = profiles[CASES[0].title]["shares"]
     assert {"system call: send", "heads: read, judge, look up"} <= set(routed)
-    assert set(profiles[CASES[3].title]["by_process"]) == {"host", "logger", "storage", "api"}
+    assert set(profiles[CASES[4].title]["by_process"]) == {"host", "logger", "storage", "api"}
 
 
 def test_two_hosts_of_one_directory_are_measured_beside_one(tmp_path: Path) -> None:
