@@ -108,14 +108,14 @@ def _tables(bench: Bench, samples: _Samples) -> str:
     heads = list(map(_connections, bench.connections))
     rates = [with_ratios(samples[n], lambda sample: sample.load.rate) for n in bench.connections]
     latencies = [{p: _p50_p99(of) for p, of in samples[n].items()} for n in bench.connections]
-    costs = [{p: f"{median(of, _cpu):.0f}" for p, of in samples[n].items()} for n in bench.connections]
+    costs = [with_ratios(samples[n], _cpu) for n in bench.connections]
     return "\n\n".join(
         [
             "Calls a second (in parentheses: as a multiple of the first row's)",
             table("proxy", heads, _rows(bench.peers, rates)),
             "From request to answer, p50 / p99, µs",
             table("proxy", heads, _rows(bench.peers, latencies)),
-            "CPU time of the proxy for one call, µs",
+            "CPU time of the proxy for one call, µs (as a multiple of the first row's)",
             table("proxy", heads, _rows(bench.peers, costs)),
         ]
     )
