@@ -83,15 +83,21 @@ async def _restart(platform: Platform, source: FileSource, name: str) -> None:
     try:
         [spec] = await source.read({name}, apart=True)
         _log.info("%s: its files have changed", name)
-        is_there = all(replica.phase is Phase.READY for replica in plugins.replicas(name))
-        if is_there and not _has_port(source, name):
+        if _is_ready(platform, name) and not _has_port(source, name):
             await plugins.replace(name, spec, actor="reload")
         else:
             await plugins.restart(name, actor="reload")
     except PlatformFileError as error:
         _log.error("%s goes on as it is until its files change again: %s", name, error)
+        plugins.note_outdated(name, str(error))
     except (LaunchError, ManageError) as error:
         _log.error("%s: %s", name, error)
+        if name in plugins.specs() and _is_ready(platform, name):
+            plugins.note_outdated(name, str(error))
+
+
+def _is_ready(platform: Platform, name: str) -> bool:
+    return all(replica.phase is Phase.READY for replica in platform.host.plugins.replicas(name))
 
 
 def _has_port(source: FileSource, name: str) -> bool:

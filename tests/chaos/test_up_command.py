@@ -130,8 +130,15 @@ async def test_changed_files_restart_their_plugin_and_broken_ones_do_not(folder:
         (folder / "up_greeter.py").write_text(GREETER + "plugin = (")
         await run.until("greeter goes on as it is until its files change again: .*SyntaxError")
         assert int(first) in processes_of(folder)
+        async with running("cpg_trio", "status", "--admin", str(folder / "admin.sock")) as status:
+            assert await status.end() == 3
+            await status.until("greeter runs its former code, .*SyntaxError")
         (folder / "up_greeter.py").write_text(GREETER + "# better")
         await run.until(rf"greeter +ready, pid (?!{first}\b)\d+")
+        await run.until(r"greeter +stopped")
+        async with running("cpg_trio", "status", "--admin", str(folder / "admin.sock")) as status:
+            await status.until("greeter|healthy")
+            assert await status.end() == 0, await status.whole_output()
         (folder / "data" / "new").write_text("x")
         await run.until(r"(?s)watching +ready.*watching +ready")
         assert await run.end(signal.SIGINT) == 0

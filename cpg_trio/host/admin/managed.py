@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import attrs
 
 from cpg_trio._human import duration, span
+from cpg_trio._lines import one_line
 from cpg_trio.host.admin.events import Event, EventLog, cut
 from cpg_trio.host.admin.plugins import Plugins, Record
 from cpg_trio.host.admin.problems import Problem
@@ -23,6 +24,8 @@ from cpg_trio.rpc import Code, ConnectError
 from cpg_trio.states import State
 
 _MOST_NAMED = 5  # plugins, in an error
+_MOST_OF_WHY = 500  # characters
+_CHECK = "cpg-trio up --check"  # names file and line of what is wrong
 _OVER = (Phase.BACKING_OFF, Phase.FAILED, Phase.STOPPED)
 
 
@@ -146,11 +149,15 @@ class ManagedStates:
     # What is wrong
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is wrong with plugins that have no identity, each plugin once."""
+        """Yield what is wrong with plugins that have no identity, each once, and which are outdated."""
         for spec in self.specs():
             wrong = [each for each in self.standings(spec) if each.record is None and self._is_wrong(each)]
             if wrong:
                 yield self._problem(max(wrong, key=lambda each: (each.replica.looping, each.state.rank)))
+        for name, outdated in self.plugins.outdated().items():
+            why = one_line(outdated.why, _MOST_OF_WHY)
+            text = f"{name} runs its former code, as the files of now cannot be run: {why}"
+            yield Problem(State.DEGRADED, text, outdated.since, what_to_do=_CHECK, managed=name)
 
     def _is_wrong(self, standing: Standing) -> bool:
         phase = standing.replica.phase

@@ -62,8 +62,11 @@ class View:
         others += self._managed.problems()
         managed = [standing.spec.self_id for standing in without_identity]
         problems = problems_of(self._plugins, snapshot.dependencies, others, managed)
-        states = [record.state for record in (*live, *self._plugins.gone())]
+        states = [record.state for record in live]
         states += [standing.state for standing in without_identity]
+        there = {*managed, *(record.name for record in live)}  # in place of those of their names
+        gone = {record.name for record in self._plugins.gone()} - there
+        states += [State.GONE] * len(gone)
         return pb.GetStatusResponse(
             state=messages.state(problems[0].state if problems else State.HEALTHY),
             problems=[problem.message() for problem in problems],

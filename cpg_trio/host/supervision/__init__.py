@@ -42,6 +42,7 @@ from cpg_trio.host.supervision.launcher import (
 from cpg_trio.host.supervision.managed import (
     Managed as Managed,
     ManageError as ManageError,
+    Outdated as Outdated,
     UnknownPluginError as UnknownPluginError,
 )
 from cpg_trio.host.supervision.output import (

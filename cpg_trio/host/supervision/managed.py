@@ -21,6 +21,15 @@ class UnknownPluginError(ManageError, LookupError):
     """The host starts no plugin of that name."""
 
 
+@attrs.frozen
+class Outdated:
+    """A plugin runs its former code, as the one that is there now cannot be run."""
+
+    why: str
+    since: float
+    """In seconds since 1970."""
+
+
 @attrs.define(eq=False)
 class Managed:
     """A plugin that the host starts."""
@@ -34,6 +43,8 @@ class Managed:
     """Of those that are being stopped. They finish their calls."""
     changing: str = ""
     """What is being done with it, as in `replaced`; empty if nothing is."""
+    outdated: Outdated | None = None
+    """Why it runs its former code; None if it does not, as far as is known."""
     stopped: trio.Event = attrs.field(factory=trio.Event)
     """Set when it is not managed any more, and all its runs have ended."""
     reservation: ExitStack = attrs.field(factory=ExitStack)

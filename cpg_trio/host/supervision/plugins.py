@@ -6,6 +6,7 @@ operation on a plugin that another one is changing is refused.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -21,7 +22,7 @@ from cpg_trio.host.directory import Change
 from cpg_trio.host.supervision.graph import Graph, GraphError, Registered
 from cpg_trio.host.supervision.impact import Impact, Member, Members, RemovalRefusedError, impact_of
 from cpg_trio.host.supervision.launcher import EXTERNAL
-from cpg_trio.host.supervision.managed import Managed, ManageError, UnknownPluginError
+from cpg_trio.host.supervision.managed import Managed, ManageError, Outdated, UnknownPluginError
 from cpg_trio.host.supervision.output import OutputBook
 from cpg_trio.host.supervision.planning import Plan, apply, plan
 from cpg_trio.host.supervision.replacing import all_ready, replace, scale
@@ -74,6 +75,18 @@ class ManagedPlugins:
     def replicas(self, name: str) -> Sequence[Replica]:
         """Return the replicas of a plugin, which change while they run. Raises: UnknownPluginError."""
         return [each.replica for each in self._of(name).all]
+
+    def outdated(self) -> Mapping[str, Outdated]:
+        """Return why plugins run their former code, by the names of those that do."""
+        return {name: each.outdated for name, each in self._managed.items() if each.outdated is not None}
+
+    def note_outdated(self, name: str, why: str) -> None:
+        """Note that a plugin goes on with its former code, until it is replaced or restarted.
+
+        Raises: UnknownPluginError.
+        """
+        managed = self._of(name)
+        managed.outdated = Outdated(why, time.time() if managed.outdated is None else managed.outdated.since)
 
     def impact(self, name: str, *, replicas: int = 0) -> Impact:
         """Return what others lose if a plugin goes, or has only so many `replicas` left.
@@ -210,6 +223,7 @@ class ManagedPlugins:
             self.check(spec)
             self._audit([managed], "replace", actor, reason)
             await replace(self, managed, spec, force=force)
+            managed.outdated = None
 
     async def scale(
         self, name: str, replicas: int, *, force: bool = False, actor: str = "", reason: str = ""
@@ -246,6 +260,7 @@ class ManagedPlugins:
             for supervisor in list(managed.supervisors):
                 supervisor.restart()
                 await supervisor.ready()
+            managed.outdated = None
 
     # For operations
 

@@ -409,3 +409,38 @@ async def test_a_loop_that_is_late_is_an_event_that_names_the_plugins_that_can_b
             f"the event loop of the host was 1.2 s late{blame}",
             f"the event loop of the host was 900 ms late{blame}",
         ]
+
+
+async def test_a_plugin_that_runs_its_former_code_is_a_problem_until_it_is_replaced(
+    virtual_time: MockClock,
+) -> None:
+    async with operating() as (host, client):
+        await host.plugins.add(spec("greeter", provider("greeter")))
+        assert not await problems(client)
+        host.plugins.note_outdated("greeter", "plugin.py, line 3: '(' was never closed")
+        [problem] = await problems(client)
+        assert (problem.state, problem.managed) == (pb.PLUGIN_STATE_DEGRADED, "greeter")
+        assert "greeter runs its former code" in problem.summary
+        assert "line 3: '(' was never closed" in problem.summary
+        assert problem.HasField("since")
+        since = problem.since
+        host.plugins.note_outdated("greeter", "plugin.py, line 4: it is still not closed")
+        [problem] = await problems(client)
+        assert (problem.since, "line 4" in problem.summary) == (since, True)
+        await host.plugins.replace("greeter")
+        assert not await problems(client)
+
+
+async def test_a_plugin_that_was_replaced_does_not_count_as_gone(virtual_time: MockClock) -> None:
+    async with operating() as (host, client):
+        await host.plugins.add(spec("greeter", provider("greeter")), spec("other", provider("other")))
+        for _ in range(3):
+            await host.plugins.replace("greeter")
+        status = await client.get_status(pb.GetStatusRequest())
+        assert {each.state: each.count for each in status.plugins} == {pb.PLUGIN_STATE_HEALTHY: 2}
+        await host.plugins.remove("greeter")
+        status = await client.get_status(pb.GetStatusRequest())
+        assert {each.state: each.count for each in status.plugins} == {
+            pb.PLUGIN_STATE_HEALTHY: 1,
+            pb.PLUGIN_STATE_GONE: 1,
+        }
