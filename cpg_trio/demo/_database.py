@@ -258,6 +258,7 @@ def _engine(url: sa.URL) -> sa.Engine:
         poolclass=sa.QueuePool,
         pool_size=_CONNECTIONS,
         max_overflow=0,
+        pool_use_lifo=True,  # the next call finds the pages of the last one in its connection's cache
         # A connection to a server may break while it is idle; the check at each use replaces it.
         pool_pre_ping=url.get_backend_name() != "sqlite",
         isolation_level="AUTOCOMMIT",  # see _Sql

@@ -132,6 +132,9 @@ class _Plan:
         return places if len(places) < len(known) else None
 
 
+_UNCHECKED = _Plan(())  # of a call that has nothing to be checked
+
+
 def _chosen(headers: HeaderList, places: Sequence[int] | None) -> HeaderList:
     return headers if places is None else [headers[at] for at in places]
 
@@ -336,7 +339,7 @@ class Guard:
         names = tuple(map(_name_of, headers))
         plan = known = self._plans.get(names)
         if plan is None:
-            plan = _Plan(names)
+            plan = _Plan(names) if any(map(_CHECKED_NAMES.__getitem__, names)) else _UNCHECKED
         if plan.twice:
             raise RefusedCallError(f"there are two fields {plan.twice.decode()}")
         fields = {name: headers[at][1] for name, at in plan.checked.items()}

@@ -197,6 +197,25 @@ async def test_what_comes_while_a_transaction_is_under_way_goes_into_the_next_on
         assert [await store.get(f"c{index}") for index in range(50)] == [f"u{index}" for index in range(50)]
 
 
+async def test_calls_that_come_one_at_a_time_use_one_connection_and_what_it_has_in_its_cache(
+    tmp_path: Path,
+) -> None:
+    used: list[object] = []
+    async with open_store(tmp_path / "urls") as store:
+        async with trio.open_nursery() as nursery:  # so that there are several
+            nursery.start_soon(store.prepare)
+            nursery.start_soon(store.put, "c", "u")
+            nursery.start_soon(store.get, "c")
+        sqlalchemy.event.listen(
+            store._database._engine, "checkout", lambda connection, *_: used.append(connection)
+        )
+        for index in range(6):
+            await store.put(f"c{index}", "u")
+            await store.get(f"c{index}")
+    assert len(used) == 12
+    assert len(set(map(id, used))) == 1
+
+
 async def test_reads_wait_for_no_write(where: Path | str) -> None:
     async with open_store(where) as store:
         await store.prepare()
