@@ -32,7 +32,12 @@ class Logger(LoggerService):
 def logger_plugin() -> Plugin:
     """Return the plugin."""
     plugin = Plugin("logger-plugin", version="1.0.0", name="Logger Plugin", default_port=8081)
-    plugin.provide("logger", Logger(), middleware=plain_http(pb.DESCRIPTOR.services_by_name["Logger"], FORMS))
+    plugin.provide(
+        "logger",
+        Logger(),
+        middleware=plain_http(pb.DESCRIPTOR.services_by_name["Logger"], FORMS),
+        at_once=["Log"],  # it only writes a line, and does not wait for that either
+    )
     return plugin
 
 

@@ -26,6 +26,8 @@ class Provided:
     application: App
     public: bool
     """Whether it also answers calls that do not come through the host."""
+    at_once: frozenset[bytes] = frozenset()
+    """The paths of methods that do not wait, and are answered without a task."""
 
 
 @attrs.frozen

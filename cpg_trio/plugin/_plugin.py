@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TypeAlias, TypeVar, overload
 
 import trio
+from connectrpc.method import StreamType
 
 from cpg_trio import wire
 from cpg_trio.asgi import App
@@ -104,6 +105,7 @@ class Plugin(Requiring):
         middleware: Middleware = lambda app: app,
         interceptors: Iterable[Interceptor] = (),
         public: bool = False,
+        at_once: Collection[str] = (),
     ) -> None:
         """Provide a service. `middleware` wraps the ASGI application that serves it.
 
@@ -113,10 +115,14 @@ class Plugin(Requiring):
         Its methods find the caller, if it is known, in `Context.caller`. Messages of more than
         `max_message_bytes` are refused; None is no limit.
 
+        `at_once` are the names of unary methods that never wait for anything, nor do the middleware and the
+        interceptors around them. Their calls take less time, as they need no task. If such a method waits all
+        the same, or uses what of Trio's needs a task, its caller gets `internal`, and the log says so.
+
         Raises: wire.InvalidError for a type or version that is not valid; ValueError for a type that is
-        provided already; TypeError for what is no implementation of a generated service (a class instead of
-        an instance, a client, a method that is not async), or no interceptor; RuntimeError while the plugin
-        runs.
+        provided already, and for a name in `at_once` that no unary method has; TypeError for what is no
+        implementation of a generated service (a class instead of an instance, a client, a method that is not
+        async), or no interceptor; RuntimeError while the plugin runs.
         """
         self._check_open("provide")
         check_service_type("provide", service_type)
@@ -133,8 +139,8 @@ class Plugin(Requiring):
         app = middleware(application([service], chain, max_message_bytes=max_message_bytes))
         if not callable(app):
             raise TypeError(f"the middleware of {service_type} returned {app!r}, and not an application")
-        path = f"/{service.service_name}/"
-        self._declared.provided[service_type] = Provided(service_type, version, path, app, public)
+        path, quick = f"/{service.service_name}/", _targets_of(service, at_once)
+        self._declared.provided[service_type] = Provided(service_type, version, path, app, public, quick)
 
     def require(
         self,
@@ -255,3 +261,13 @@ class Plugin(Requiring):
         if self._served:
             self_id = self._declared.self_id
             raise RuntimeError(f"{what}() comes before serve(): the host knows already what {self_id} is")
+
+
+def _targets_of(service: Service, names: Collection[str]) -> frozenset[bytes]:
+    """Return the targets of calls of unary methods. Raises: ValueError for a name that none of them has."""
+    unary = [rpc.name for rpc in service.rpcs if rpc.streams is StreamType.UNARY]
+    for name in names:
+        if name not in unary:
+            known = f"those of {service.service_name} are {', '.join(unary)}" if unary else "there is none"
+            raise ValueError(f"at_once: {name!r} is no unary method; {known}")
+    return frozenset(f"/{service.service_name}/{name}".encode() for name in names)

@@ -70,7 +70,8 @@ async def serve_plugin(
             _log.info("%s listening for its host on %s", state.declared.self_id, bound_control)
         binds, socket = _binds(state)
         unlimited = attrs.evolve(config.serve, grace_s=math.inf)
-        serve_services = partial(serve, services, bind=binds, config=unlimited, stop=drain)
+        at_once = frozenset().union(*(each.at_once for each in state.declared.provided.values()))
+        serve_services = partial(serve, services, bind=binds, config=unlimited, stop=drain, at_once=at_once)
         async with open_plain_nursery() as until_drained:
             bound: tuple[str, ...] = ()
             if binds:

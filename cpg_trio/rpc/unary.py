@@ -10,10 +10,11 @@ May touch: what it is given, and connectrpc's inner parts, to whose minor versio
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import nullcontext, suppress
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import trio
@@ -47,6 +48,11 @@ from cpg_trio.rpc.codecs import CODECS, CheckedCodec, UnreadableError
 from cpg_trio.rpc.context import Context
 from cpg_trio.rpc.hardening import Forgetting, OnUnreadable
 from cpg_trio.rpc.room import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+_log = logging.getLogger(__name__)
 
 _OK = 200
 _LONGEST_TIMEOUT = 10  # digits
@@ -256,13 +262,27 @@ class UnaryCall:
 
     async def _content(self, receive: Receive, place: Place) -> bytes:
         request = self._decode(await self._read(receive, place), place)
-        if self.context.cancel_on_disconnect():
+        if self.context.is_at_once:
+            response = self._respond_at_once(request)
+        elif self.context.cancel_on_disconnect():
             response = await self.method.endpoint.function(request, self.context)
         else:
             response = await self._unless_client_leaves(request, receive)
         content = self.codec.encode(response)
         place.resize(len(content) * _COPIES)
         return content
+
+    def _respond_at_once(self, request: Message) -> Any:
+        """Run a method that does not wait. Raises: ConnectError `internal` if it does."""
+        method = cast("Coroutine[Any, Any, Any]", self.method.endpoint.function(request, self.context))
+        try:
+            method.send(None)
+        except StopIteration as ended:
+            return ended.value
+        method.close()
+        named = self.context.method
+        _log.error("%s/%s has waited, and is to be answered at once", named.service_name, named.name)
+        raise ConnectError(Code.INTERNAL, "internal error")
 
     async def _read(self, receive: Receive, place: Place) -> bytes:
         limit, size = self.method.max_bytes, 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -11,8 +14,11 @@ import trio
 import trio.testing
 
 from cpg_trio.host import Host, HostConfig, LeaseConfig
-from cpg_trio.http import BindError
+from cpg_trio.http import BindError, Pool
 from cpg_trio.plugin import Plugin, PluginConfig
+from cpg_trio.rpc import ConnectError, Context
+from tests._gen.echo.v1 import echo_pb2 as pb
+from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests.host.calls import DISCOVER, REGISTER, running
 from tests.plugin.controlling import GET_HEALTH, INFO, SET_IDENTITY, SHUTDOWN
 from tests.plugin.running import (
@@ -23,6 +29,7 @@ from tests.plugin.running import (
     until,
 )
 from tests.plugin.signing import ECHO, digest_of, from_caller, from_host
+from tests.rpc.echo import Echo
 
 LOOPBACK = "127.0.0.1:0"
 
@@ -139,3 +146,75 @@ async def test_on_all_addresses_it_is_at_the_name_of_the_plugin() -> None:
         assert registered(host)[1].startswith("http://localhost:")
         with trio.fail_after(5):
             await host.shut_down_plugin(registered(host)[0], grace_s=1)
+
+
+class Quick(Echo):
+    """Says whether it runs in a task; waits, fails or refuses as the text of the request says."""
+
+    async def echo(self, request: pb.EchoRequest, ctx: Context, /) -> pb.EchoResponse:
+        if request.text == "wait":
+            await _yielding()
+        if request.text == "sleep":
+            await trio.sleep(0.01)
+        if request.text != "where":
+            return await super().echo(request, ctx)
+        try:
+            trio.lowlevel.current_task()
+        except RuntimeError:
+            return pb.EchoResponse(text="in no task")
+        return pb.EchoResponse(text="in a task")
+
+
+@types.coroutine
+def _yielding() -> Iterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def quick(at_once: Sequence[str] = ("Echo",)) -> AsyncIterator[Callable[..., Awaitable[str]]]:
+    """Run the service; yield what calls it, on one connection, and returns the text or the error's code."""
+    plugin = Plugin("quick-plugin", version="1.0.0")
+    plugin.provide("echo", Quick(), public=True, at_once=at_once)
+    async with plugged(plugin, None) as url, Pool() as pool:
+        client = EchoServiceClient(url, pool)
+
+        async def call(text: str, timeout_s: float | None = None) -> str:
+            try:
+                return (await client.echo(pb.EchoRequest(text=text), timeout_s=timeout_s)).text
+            except ConnectError as error:
+                return error.code.value
+
+        yield call
+        assert pool.statistics().opened == 1
+
+
+async def test_a_method_that_never_waits_is_answered_without_a_task_if_the_plugin_says_so() -> None:
+    async with quick() as call:
+        assert await call("where") == "in no task"
+        assert await call("where", timeout_s=5) == "in no task"
+    async with quick(at_once=()) as call:
+        assert await call("where") == "in a task"
+
+
+@pytest.mark.parametrize("text", ["wait", "sleep", "explode"])
+async def test_one_that_waits_all_the_same_fails_alone_and_the_log_names_it(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with quick() as call:
+        assert await call("a") == "a"
+        assert await call(text) == "internal"
+        assert await call("b") == "b"
+    assert "echo.v1.EchoService/Echo" in caplog.text
+
+
+async def test_its_own_errors_are_its_caller_s() -> None:
+    async with quick() as call:
+        assert await call("fail") == "already_exists"
+
+
+@pytest.mark.parametrize("name", ["echo", "Nothing", "Count", "Sum"])
+def test_only_unary_methods_can_be_answered_at_once(name: str) -> None:
+    plugin = Plugin("quick-plugin", version="1.0.0")
+    with pytest.raises(ValueError, match=f"at_once: '{name}' is no unary method; those of .* are Echo"):
+        plugin.provide("echo", Quick(), at_once=[name])
+    assert plugin.provides == ()
