@@ -172,9 +172,9 @@ async def measure(bench: Bench) -> Report:
     if reason := why_not():
         raise NotMeasurableError(reason)
     found = {}
-    for case in CASES:
+    for number, case in enumerate(CASES):
         async with case.running(bench) as subject:
-            found[case.title] = await _of(bench, subject, bench.subfolder("profile"))
+            found[case.title] = await _of(bench, subject, bench.subfolder("profile", str(number)))
     return Report("profile", _written(found), {title: attrs.asdict(it) for title, it in found.items()})
 
 
