@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import attrs
@@ -35,14 +35,18 @@ HERE = AdminOptions()
 """The host that the environment names."""
 
 
-def call_admin(options: AdminOptions, ask: Callable[[AdminServiceClient], Awaitable[_T]]) -> _T:
+def call_admin(
+    options: AdminOptions,
+    ask: Callable[[AdminServiceClient], Awaitable[_T]],
+    environment: Mapping[str, str] = os.environ,
+) -> _T:
     """Run `ask` with a client of the host's admin service; return what it returns. Raises: CommandError."""
     import trio  # noqa: PLC0415 - help and completion of shells need neither
 
     from cpg_trio.cli._admin_client import admin_client  # noqa: PLC0415
 
     async def asked() -> _T:
-        async with admin_client(find_admin(options.admin, os.environ)) as host:
+        async with admin_client(find_admin(options.admin, environment)) as host:
             return await ask(host)
 
     return trio.run(asked)

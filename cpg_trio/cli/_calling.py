@@ -14,9 +14,11 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import trio
@@ -30,6 +32,7 @@ from cpg_trio._lines import one_line, printable_json
 from cpg_trio._nursery import open_plain_nursery
 from cpg_trio._reload import reason
 from cpg_trio.call_context import REQUEST_ID, TRACEPARENT, new_request_id
+from cpg_trio.cli._admin import HERE, call_admin
 from cpg_trio.cli._errors import CommandError, UsageError
 from cpg_trio.cli._json_documents import InvalidJsonError, documents_in
 from cpg_trio.http import StartError, TlsConfig
@@ -43,6 +46,8 @@ from cpg_trio.plugin import (
     parse_host_urls,
 )
 from cpg_trio.process import secret_from_environment
+from cpg_trio.protos.cpgtrio.admin.v1.admin_pb2 import GetStatusRequest, ListServicesRequest
+from cpg_trio.protos.cpgtrio.admin.v1.admin_trio import AdminServiceClient
 from cpg_trio.rpc import ClientConfig, Code, ConnectError
 from cpg_trio.rpc.dynamic import DescriptionError, Descriptions, DynamicClient
 from cpg_trio.rpc.proto_text import definitions, shape, signature
@@ -101,12 +106,34 @@ def run(command: CallCommand) -> int:
         return trio.run(_run, command)
     except ConnectError as error:
         said = " ".join(error.message.split())  # by the plugin, perhaps
-        print(f"{error.code.value}: {one_line(said, _MOST_OF_ERROR)}", file=sys.stderr)
+        hint = _meant(command) if isinstance(error, UnknownServiceError) else ""
+        print(f"{error.code.value}: {one_line(said, _MOST_OF_ERROR)}{hint}", file=sys.stderr)
         return 1
     except NoHostError as error:
         raise CommandError(f"no host: {error} (--host or HOST_URL says where it is)") from None
     except (DescriptionError, InvalidJsonError, StartError) as error:
         raise UsageError(str(error)) from None
+
+
+def _meant(command: CallCommand) -> str:
+    """Return which service may be meant, in words, if the host is on this machine; plugins are not told."""
+
+    called = parse_host_urls(command.host_url)
+
+    async def there(host: AdminServiceClient) -> Sequence[str]:
+        status = await host.get_status(GetStatusRequest())
+        ports = [{urlsplit(url).port for url in urls} for urls in (called, status.host.urls)]
+        if not ports[0] & ports[1]:
+            return ()  # of another host
+        services = (await host.list_services(ListServicesRequest())).services
+        return [each.service_type for each in services if each.providers]
+
+    try:
+        types = call_admin(HERE, there, {**os.environ, "HOST_URL": command.host_url})
+    except (CommandError, ConnectError):
+        return ""
+    near = get_close_matches(command.service_type, types, n=1)
+    return f"; {near[0]} is there: is that meant?" if near else ""
 
 
 async def perform(command: CallCommand) -> None:
@@ -136,6 +163,10 @@ async def _note_signal(
 
 class NoHostError(Exception):
     """There is no host that answers."""
+
+
+class UnknownServiceError(ConnectError):
+    """Nobody provides the service."""
 
 
 @asynccontextmanager
@@ -174,12 +205,20 @@ class _Call:
             command.host_url, command.self_id, requires=[command.service_type], config=config
         )
         async with _reaching_host(session_with_host) as session:
-            provider = await session.discover(command.service_type)
+            provider = await self._discovered(session)
             described = Descriptions(await self._reflected(provider) if files is None else files)
             if command.method and not command.describe:
                 await self._call(provider, described, described.method(command.method))
             else:
                 self._describe(provider, described)
+
+    async def _discovered(self, session: HostSession) -> DiscoveredProvider:
+        try:
+            return await session.discover(self._command.service_type)
+        except ConnectError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            raise UnknownServiceError(error.code, error.message) from None
 
     async def _reflected(self, provider: DiscoveredProvider) -> Sequence[FileDescriptorProto]:
         config = ClientConfig(timeout_s=self._command.timeout_s)

@@ -162,3 +162,17 @@ def test_a_file_that_is_none_ends_with_one_line(
     assert (ended.value.code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith(f"{file}:")
     assert said in err
+
+
+async def test_a_call_of_a_service_that_nobody_provides_names_the_one_that_may_be_meant(folder: Path) -> None:
+    file = platform_file(folder, '[plugins.logger]\nplugin = "cpg_trio.demo.logger:logger_plugin"')
+    here = {"ADMIN_SOCKET": str(folder / "admin.sock")}
+    async with running("cpg_trio", "up", str(file), cwd=folder) as platform_run:
+        url = await platform_run.url()
+        await platform_run.until("logger +ready")
+        for host, end in ((url, '"loger"; logger is there: is that meant?\n'), (f"{url}/", '"zzz"\n')):
+            service = "loger" if "logger" in end else "zzz"
+            async with running("cpg_trio", "call", service, "--host", host, environment=here) as call:
+                assert await call.end() == 1
+                assert (await call.whole_output()).endswith(f"not_found: no providers for service {end}")
+        assert await platform_run.end(signal.SIGTERM) == 0
