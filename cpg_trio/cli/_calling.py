@@ -117,7 +117,6 @@ def run(command: CallCommand) -> int:
 
 def _meant(command: CallCommand) -> str:
     """Return which service may be meant, in words, if the host is on this machine; plugins are not told."""
-
     called = parse_host_urls(command.host_url)
 
     async def there(host: AdminServiceClient) -> Sequence[str]:
