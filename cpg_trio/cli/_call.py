@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import attrs
 from cyclopts import Parameter
 
 from cpg_trio.cli._errors import UsageError
@@ -14,6 +15,46 @@ from cpg_trio.cli._errors import UsageError
 _HOST_URL = "http://127.0.0.1:8080"
 # What proves the identity of the call, or is made anew on the way.
 _NOT_GIVEN = frozenset({"authorization", "content-length", "content-type", "host", "x-plugin-runtime-id"})
+
+
+@Parameter(name="*")
+@attrs.frozen
+class CallOptions:
+    """How a call is made."""
+
+    host: Annotated[
+        str,
+        Parameter(
+            help=f"URL of the host, or of several with commas between (default: HOST_URL, or {_HOST_URL})."
+        ),
+    ] = ""
+    as_: Annotated[
+        str,
+        Parameter(name="--as", help="Name to call as (default: cpg-trio-call); ENROLMENT_TOKEN lets it in."),
+    ] = "cpg-trio-call"
+    header: Annotated[
+        Sequence[str],
+        Parameter(name=("--header", "-H"), help="A header field of the call, as in 'name: value'."),
+    ] = ()
+    timeout: Annotated[float | None, Parameter(help="Seconds that the call may take (default: any).")] = None
+    describe: Annotated[
+        bool, Parameter(help="Print the methods and their messages as a .proto file has them.")
+    ] = False
+    proto_descriptor: Annotated[
+        Path | None,
+        Parameter(
+            help="File with a FileDescriptorSet (`buf build -o FILE`), for a plugin without REFLECTION=true."
+        ),
+    ] = None
+    verbose: Annotated[
+        bool,
+        Parameter(
+            name=("--verbose", "-v"), help="Print status, duration, provider and ids to standard error."
+        ),
+    ] = False
+
+
+_USUAL = CallOptions()
 
 
 def call(
@@ -31,36 +72,7 @@ def call(
     ] = None,
     /,
     *,
-    host: Annotated[
-        str,
-        Parameter(
-            help=f"URL of the host, or of several with commas between (default: HOST_URL, or {_HOST_URL})."
-        ),
-    ] = "",
-    as_: Annotated[
-        str,
-        Parameter(name="--as", help="Name to call as (default: cpg-trio-call); ENROLMENT_TOKEN lets it in."),
-    ] = "cpg-trio-call",
-    header: Annotated[
-        Sequence[str],
-        Parameter(name=("--header", "-H"), help="A header field of the call, as in 'name: value'."),
-    ] = (),
-    timeout: Annotated[float | None, Parameter(help="Seconds that the call may take (default: any).")] = None,
-    describe: Annotated[
-        bool, Parameter(help="Print the methods and their messages as a .proto file has them.")
-    ] = False,
-    proto_descriptor: Annotated[
-        Path | None,
-        Parameter(
-            help="File with a FileDescriptorSet (`buf build -o FILE`), for a plugin without REFLECTION=true."
-        ),
-    ] = None,
-    verbose: Annotated[
-        bool,
-        Parameter(
-            name=("--verbose", "-v"), help="Print status, duration, provider and ids to standard error."
-        ),
-    ] = False,
+    options: CallOptions = _USUAL,
 ) -> int:
     """Call a method of a plugin through the host, and print the answers as JSON, one a line.
 
@@ -68,9 +80,9 @@ def call(
     """
     if message is not None and message.startswith("-") and message != "-":
         raise UsageError(f"there is no option {message.partition('=')[0]} (see cpg-trio call --help)")
-    headers = dict(_field(each) for each in header)
-    if timeout is not None and not timeout > 0:
-        raise UsageError(f"--timeout is a number of seconds above 0, not {timeout:g}")
+    headers = dict(_field(each) for each in options.header)
+    if options.timeout is not None and not options.timeout > 0:
+        raise UsageError(f"--timeout is a number of seconds above 0, not {options.timeout:g}")
     from cpg_trio.cli._calling import call_of, run  # noqa: PLC0415 - slow to import
 
     command = call_of(
@@ -78,13 +90,13 @@ def call(
         service_type=service,
         method=method,
         message=message,
-        host_url=host or os.environ.get("HOST_URL") or _HOST_URL,
-        self_id=as_,
+        host_url=options.host or os.environ.get("HOST_URL") or _HOST_URL,
+        self_id=options.as_,
         headers=headers,
-        timeout_s=timeout,
-        describe=describe,
-        descriptor_set=proto_descriptor,
-        verbose=verbose,
+        timeout_s=options.timeout,
+        describe=options.describe,
+        descriptor_set=options.proto_descriptor,
+        verbose=options.verbose,
     )
     return run(command)
 

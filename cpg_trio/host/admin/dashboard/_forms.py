@@ -50,7 +50,13 @@ class Forms:
     def __init__(self, actions: Actions, managed: ManagedActions) -> None:
         self._actions = actions
         self._managed = managed
-        self.of_plugin: Mapping[str, Form] = {
+        self.of_plugin: Mapping[str, Form] = self._of_plugin()
+        self.of_managed: Mapping[str, Form] = self._of_managed()
+        self.revoke_grant: Form = self._of_grant()
+        self.of_host: Mapping[str, Form] = self._of_host()
+
+    def _of_plugin(self) -> Mapping[str, Form]:
+        return {
             "drain": Form(
                 "Drain",
                 "It gets no new calls. The calls in flight finish, and it keeps running."
@@ -74,7 +80,9 @@ class Forms:
                 severe=True,
             ),
         }
-        self.of_managed: Mapping[str, Form] = {
+
+    def _of_managed(self) -> Mapping[str, Form]:
+        return {
             "replace": Form(
                 "Replace",
                 "It is started anew, as the platform file says now. When the new one is healthy, calls move"
@@ -107,14 +115,18 @@ class Forms:
                 ends=True,
             ),
         }
-        self.revoke_grant = Form(
+
+    def _of_grant(self) -> Form:
+        return Form(
             "Revoke grant",
             "The grant ends at once, and so do the calls that use it.",
             self._revoke_grant,
             severe=True,
             page="/capabilities",
         )
-        self.of_host: Mapping[str, Form] = {
+
+    def _of_host(self) -> Mapping[str, Form]:
+        return {
             "reload": Form(
                 "Reload files",
                 "The policy, enrolment tokens, keys and certificates are read from their files now."
