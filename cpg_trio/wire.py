@@ -116,6 +116,8 @@ def validate_self_id(self_id: str) -> None:
 
 def validate_service_type(service_type: str) -> None:
     """Check a service type. Raises: InvalidError."""
+    if len(service_type) <= MAX_NAME_BYTES and _NAME.match(service_type) and ".." not in service_type:
+        return  # its characters are bytes each
     _validate_name(service_type, "service type")
     if ".." in service_type:
         raise InvalidError(f"service type contains path traversal characters: {service_type}")

@@ -39,6 +39,8 @@ class Context(RequestContext[Any, Any]):
 
     _call_state: Mapping[str, Any] = _NOTHING
     _scope: Scope = _NO_SCOPE
+    _fields: Mapping[bytes, bytes] | None = None
+    """The headers of the scope, of those of one name the first, if somebody has read them."""
 
     @property
     def caller(self) -> Caller | None:
@@ -91,9 +93,12 @@ def field_of(ctx: Context, name: bytes) -> str:
 
     It takes a part of the time of `request_headers`, which are made of all fields.
     """
-    if ctx._scope is _NO_SCOPE:  # noqa: SLF001 - of this module
+    fields, scope = ctx._fields, ctx._scope  # noqa: SLF001 - of this module
+    if fields is not None:
+        return fields.get(name, b"").decode("latin-1")
+    if scope is _NO_SCOPE:
         return ctx.request_headers.get(name.decode(), "")
-    return (header(ctx._scope, name) or b"").decode("latin-1")  # noqa: SLF001
+    return (header(scope, name) or b"").decode("latin-1")
 
 
 def client_of(ctx: Context) -> tuple[str, int] | None:

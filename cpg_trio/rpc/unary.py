@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
@@ -21,7 +22,7 @@ import trio
 from connectrpc._compression import negotiate_compression
 from connectrpc._protocol import ConnectWireError, host_to_server_address
 from connectrpc._server_shared import EndpointServerStream, EndpointUnary
-from connectrpc._shared import decode_message, decompress, message_too_large_error
+from connectrpc._shared import decompress, message_too_large_error
 from connectrpc.code import Code
 from connectrpc.codec import Codec
 from connectrpc.compression import Compression
@@ -120,18 +121,25 @@ class UnaryMethod:
             or (timeout and (len(timeout) > _LONGEST_TIMEOUT or not timeout.isdigit()))
         ):
             return None
-        context = UnaryContext(self.endpoint.method, scope, int(timeout) if timeout else None)
+        context = UnaryContext(self.endpoint.method, scope, fields, int(timeout) if timeout else None)
         return UnaryCall(self, context, CODECS[codec], packing, fields.get(b"accept-encoding"))
 
 
 class UnaryContext(Context):
     """The context of a call. Its parts are made when they are used, which most methods do not."""
 
-    def __init__(self, method: MethodInfo[Any, Any], scope: Scope, timeout_ms: int | None) -> None:
+    def __init__(
+        self,
+        method: MethodInfo[Any, Any],
+        scope: Scope,
+        fields: Mapping[bytes, bytes],
+        timeout_ms: int | None,
+    ) -> None:
         super().__init__(
             method=method, http_method="POST", request_headers=_NO_HEADERS, timeout_ms=timeout_ms
         )
         self._scope = scope
+        self._fields = fields
         self._call_state = scope.get("state") or self._call_state
         self.deadline: float = math.inf
         """When the server cancels the call, on Trio's clock, if it does that."""
@@ -186,7 +194,7 @@ class UnaryContext(Context):
         return found
 
 
-@attrs.frozen
+@attrs.define(eq=False)  # frozen, it would take twice the time to make one
 class UnaryCall:
     """One call: its method, its context, its codec and compression."""
 
@@ -230,12 +238,7 @@ class UnaryCall:
         packing = self.method.compressions["identity"]
         if self.accepts and len(content) > _SHORT:
             packing = negotiate_compression(self.accepts.decode(), self.method.compressions)
-        headers = [
-            (b"content-type", b"application/" + self.codec.name().encode()),
-            (b"content-encoding", packing.name().encode()),
-            (b"vary", b"Accept-Encoding"),
-            *self.context.answered(),
-        ]
+        headers = _fields_of(self.codec.name(), packing.name()) + self.context.answered()
         await send_response(send, _OK, packing.compress(content), headers)
 
     async def _fail(self, send: Send, error: Exception) -> None:
@@ -300,11 +303,13 @@ class UnaryCall:
                 return b"".join(chunks)
 
     def _decode(self, body: bytes, place: Place) -> Message:
-        if body:  # an empty body is never compressed
+        if (
+            body and self.packing is not self.method.compressions["identity"]
+        ):  # an empty one is never compressed
             body = decompress(self.packing, body, self.method.max_bytes)
         place.decode(len(body), _COPIES)
         try:
-            message: Message = decode_message(self.codec, body, self.method.endpoint.method.input)
+            message: Message = self.codec.decode(body, self.method.endpoint.method.input)
         except UnreadableError:
             self.method.on_unreadable(self.context)
             raise
@@ -317,6 +322,16 @@ class UnaryCall:
             nursery.cancel_scope.cancel()
             return response
         raise ClientDisconnectedError("the client left before the answer")
+
+
+@cache
+def _fields_of(codec: str, packing: str) -> HeaderList:
+    """Return the fields that all responses of an encoding and a compression have. Not to be changed."""
+    return [
+        (b"content-type", b"application/" + codec.encode()),
+        (b"content-encoding", packing.encode()),
+        (b"vary", b"Accept-Encoding"),
+    ]
 
 
 async def _cancel_when_left(scope: trio.CancelScope, receive: Receive) -> None:
