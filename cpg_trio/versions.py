@@ -153,6 +153,8 @@ class Requirement:
 
     def admits(self, version: str) -> bool:
         """Whether a version is good enough. Raises: InvalidError for a text that is no version."""
+        if not (self.min_version or self.version_range.text):
+            return True
         return satisfies(version, self.min_version) and version in self.version_range
 
     def __str__(self) -> str:

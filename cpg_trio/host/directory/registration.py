@@ -17,11 +17,8 @@ from cpg_trio.states import HealthState
 
 _MAX_REASON_BYTES = 4096
 _MAX_DEPENDENCIES = 100
-_SERVICE_STATES = {
-    HealthState.HEALTHY: pb.SERVICE_STATE_AVAILABLE,
-    HealthState.DEGRADED: pb.SERVICE_STATE_DEGRADED,
-    HealthState.UNHEALTHY: pb.SERVICE_STATE_UNAVAILABLE,
-}
+_HEALTHY, _DEGRADED, _ = HealthState  # compared: a look-up in a dictionary hashes a member, in Python
+_AVAILABLE = pb.SERVICE_STATE_AVAILABLE
 
 
 class NoProviderError(CpgTrioError, LookupError):
@@ -122,7 +119,9 @@ class Health:
     @property
     def service_state(self) -> pb.ServiceState:
         """The state of a service of which this plugin is the provider."""
-        return pb.SERVICE_STATE_AVAILABLE if self.state is None else _SERVICE_STATES[self.state]
+        if self.state is None or self.state is _HEALTHY:
+            return _AVAILABLE
+        return pb.SERVICE_STATE_DEGRADED if self.state is _DEGRADED else pb.SERVICE_STATE_UNAVAILABLE
 
 
 def health_of(message: pb.ReportHealthRequest | pb.GetHealthResponse) -> Health:

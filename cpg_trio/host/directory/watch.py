@@ -50,6 +50,9 @@ class Update:
 
     def content(self) -> tuple[object, ...]:
         """Return what it says, for comparison. At one revision, updates that say the same are the same."""
+        if len(self.statuses) == 1 and not (self.providers or self.gone):  # as most are
+            [(service_type, status)] = self.statuses.items()
+            return service_type, status.state, status.provider, status.reason
         return (
             *((name, each.state, each.provider, each.reason) for name, each in self.statuses.items()),
             *((name, *_as_tuple(news)) for name, news in self.providers.items()),
@@ -76,7 +79,9 @@ class Delivery(Protocol):
 
 def _size(status: ServiceStatus) -> int:
     """Return how many bytes telling a status takes, or some more."""
-    metadata = status.provider.metadata if status.provider is not None else {}
+    metadata = status.provider.metadata if status.provider is not None else None
+    if not metadata:
+        return _EVENT_BYTES
     return _EVENT_BYTES + sum(len(text.encode()) for entry in metadata.items() for text in entry)
 
 
@@ -253,7 +258,8 @@ class Watch:
         if delivery is None or not self._is_awaited or not delivery.is_ready():
             self._wake_reader()
             return
-        self.look()
+        if self._changed:
+            self.look()
         rooms, size = self._next()
         if size > _UPDATE_BYTES:
             self._wake_reader()  # it waits for room

@@ -82,6 +82,7 @@ class WatchHub:
         self._to_deliver: OrderedDict[Watch, None] = OrderedDict()
         self._has_work = trio.Event()
         self._running = False
+        self._is_working = False  # its task looks at all that there is to do
         self._closed = False
         registry.changes.add(self._changed)
         registry.gone.add(self._gone)
@@ -204,7 +205,8 @@ class WatchHub:
         """Have the task deliver a watch's next update; return False if the task does not run."""
         if self._running:
             self._to_deliver[watch] = None
-            self._has_work.set()
+            if not self._is_working:
+                self._has_work.set()
         return self._running
 
     async def run(self) -> None:
@@ -217,9 +219,11 @@ class WatchHub:
             while True:
                 await self._has_work.wait()
                 self._has_work = trio.Event()
+                self._is_working = True
                 await self._look_at_all()
+                self._is_working = False
         finally:
-            self._running = False
+            self._running = self._is_working = False
             self._to_look.clear()
             self._to_deliver.clear()
 
