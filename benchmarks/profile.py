@@ -183,12 +183,20 @@ def why_not() -> str:
     if not installed("py-spy"):
         return "py-spy is not installed (pip install py-spy)"
     scope = Path("/proc/sys/kernel/yama/ptrace_scope")
-    if os.geteuid() and scope.exists() and scope.read_text().strip() != "0":
-        return (
-            "py-spy may look at processes that it has not started only as root, or with the capability"
-            " CAP_SYS_PTRACE, or after `sysctl kernel.yama.ptrace_scope=0`"
-        )
-    return ""
+    return ptrace_refused(os.geteuid(), scope.read_text() if scope.exists() else "0")
+
+
+def ptrace_refused(user: int, scope: str) -> str:
+    """Return what a user needs to look at processes that are not its children, or nothing.
+
+    The scope is that of the kernel's Yama: 0 lets users look at all of their processes.
+    """
+    if user == 0 or scope.strip() == "0":
+        return ""
+    return (
+        "py-spy may look at processes that it has not started only as root, or after"
+        f" `sysctl kernel.yama.ptrace_scope=0` (it is {scope.strip()})"
+    )
 
 
 async def _of(bench: Bench, subject: Subject, folder: Path) -> Profile:

@@ -21,7 +21,7 @@ from benchmarks.comparison import FEWEST, Figure, compared, figures, summary
 from benchmarks.hosts import HostProgram
 from benchmarks.load import Call, LoadError, parse_wrk
 from benchmarks.processes import cpu_seconds
-from benchmarks.profile import OTHER, counted, group_of, known, waits
+from benchmarks.profile import OTHER, counted, group_of, known, ptrace_refused, waits
 from benchmarks.report import place, table, with_ratios
 from benchmarks.revision import RevisionError, built
 
@@ -266,3 +266,11 @@ def test_samples_of_waiting_count_as_far_as_their_thread_has_run() -> None:
     assert counted(lines, {10: 0.5, 11: 0.0}) == {"send (libc.so.6)": 40, "epoll_wait (libc.so.6)": 10}
     # Others have had the core meanwhile: then what was seen running is more than what has run.
     assert counted(lines, {10: 0.2, 11: 0.0})["send (libc.so.6)"] == pytest.approx(20)
+
+
+def test_who_may_not_look_at_processes_is_told_what_is_needed() -> None:
+    assert not ptrace_refused(0, "1\n")
+    assert not ptrace_refused(1000, "0\n")
+    assert "only as root, or after `sysctl kernel.yama.ptrace_scope=0` (it is 1)" in ptrace_refused(
+        1000, "1\n"
+    )
