@@ -8,8 +8,9 @@ A terminal may take nothing for a long time (Ctrl-S), and the plugins must not w
 writes, what is to be written meanwhile is bounded, and only the newest picture is drawn.
 
 A terminal may also change its width at any moment, such as between the making of a picture and its writing.
-So nothing depends on the width: the cursor rests at the beginning of the block, and moves with it, and to
+So nothing depends on the width: the cursor rests on an empty line above the block, and moves with it, and to
 erase the block is to erase what follows the cursor. The terminal cuts lines of the block that it would wrap.
+The empty line is for what somebody else writes, such as the interpreter when it crashes.
 Tried before: the cursor below the block, and its rows counted. A width that changed in that moment, and each
 row that somebody else wrote there, left a row of the block behind.
 """
@@ -44,7 +45,7 @@ _LEAST_S = 0.03  # between any two
 _LAST_S = 3.0  # that a terminal has for what is being written and the last picture
 _WIDEST_NAME = 24  # columns
 _TIME_COLUMNS = 8
-_LEAST_COLUMNS, _LEAST_ROWS = 20, 4  # of a terminal that says something smaller, or nothing
+_LEAST_COLUMNS, _LEAST_ROWS = 20, 5  # of a terminal that says something smaller, or nothing
 _TENTHS_S = 100.0  # from then on, times are in whole units
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_magenta", "bright_blue")
 _SETTLED = {Phase.READY, Phase.STOPPED, Phase.FAILED}
@@ -244,7 +245,7 @@ class UpScreen:
         elif self._is_starting and self._rows:
             yield self._host_line()
         rows.sort(key=lambda row: row.took_s is not None)
-        room = max(height, _LEAST_ROWS) - 3
+        room = max(height, _LEAST_ROWS) - 4
         shown = rows if len(rows) <= room else rows[: room - 1]
         for row in self._rows.values():  # in their order
             if any(row is each for each in shown):
@@ -315,14 +316,14 @@ class UpScreen:
 
 
 def _resting(block: str, rows: int) -> str:
-    """Return what draws a block, and leaves the cursor at its beginning.
+    """Return what draws a block below an empty line, and leaves the cursor there.
 
     The terminal first scrolls as far as it has to: it would not move the saved place of the cursor.
     """
     if not rows:
         return ""
-    room = "\n" * rows + f"\x1b[{rows}A"
-    return f"{room}{_SAVE_CURSOR}{_CUT_LINES}{block}{_WRAP_LINES}{_RESTORE_CURSOR}"
+    room = "\n" * (rows + 1) + f"\x1b[{rows + 1}A"
+    return f"{room}{_SAVE_CURSOR}{_CUT_LINES}\n{block}{_WRAP_LINES}{_RESTORE_CURSOR}"
 
 
 def _cut(line: Text, columns: int) -> Text:
