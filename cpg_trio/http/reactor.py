@@ -37,6 +37,7 @@ _WAKES_WRITER = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR if _HAS_EPOL
 _FAILED = "an error in a callback of a connection"  # is logged, and the other callbacks are called
 _AT_ONCE = 64  # sockets that are seen to until other tasks have their turn
 _BUFFER_BYTES = 256 * 1024
+_RECORD_BYTES = 16 * 1024  # the most in one record of TLS
 
 Watcher: TypeAlias = Callable[[bool, bool], None]
 """Called with whether something can be read, and whether the peer has ended its side; both may be true."""
@@ -66,6 +67,11 @@ class Reactor(ABC):
     def buffer(self) -> memoryview:
         """What a watcher may receive into. Others do so as well, so nothing in it outlasts the call."""
         return memoryview(bytearray(_BUFFER_BYTES))
+
+    @cached_property
+    def plain_buffer(self) -> memoryview:
+        """As `buffer`, for what is in the TLS records there: one of them may be here in part already."""
+        return memoryview(bytearray(_BUFFER_BYTES + _RECORD_BYTES))
 
     def __enter__(self) -> Self:
         return self

@@ -21,16 +21,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
-from cpg_trio.http.channel import RECEIVE_BYTES, Channel, SocketChannel
+from cpg_trio.http.channel import Channel, SocketChannel
 from cpg_trio.http.reactor import Reactor, Watcher
 from cpg_trio.http.schemes import PLAIN_IS_SPOKEN, is_text
 
 _RECORD_BYTES = 16 * 1024  # the most that is in one
 _PIECE_BYTES = 4 * _RECORD_BYTES
+_SLICE_BYTES = 65 * 1024  # of records: what OpenSSL is given at a time, as its buffers never shrink
 _NAMED = ("URI", "DNS")
 _NOBODY = ("",)
 _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
@@ -77,6 +78,7 @@ class TlsChannel(Channel):
         self._early: bytes | None = None  # what has been read to see whether something has come
         self._buffered = False  # the last read left something on this side of the socket
         self._sent_close_notify = False
+        self._reactor: Reactor | None = None  # that has watched it last
 
     async def shake_hands(self) -> None:
         """Agree with the other side who both are. Raises: trio.BrokenResourceError; NotTlsError."""
@@ -175,7 +177,7 @@ class TlsChannel(Channel):
                 if records is None:
                     return None
                 if not records:
-                    raise trio.BrokenResourceError("the connection was cut: it ended without the end of TLS")
+                    self._raise_cut()
                 self._incoming.write(records)
             try:
                 data = self._tls.read(_RECORD_BYTES)  # all of a record, so nothing is left of this one
@@ -191,6 +193,21 @@ class TlsChannel(Channel):
                 self._answer()
             return data
 
+    def receive_shared_nowait(self) -> bytes | memoryview | None:
+        if self._reactor is None or self._early is not None or self._buffered:
+            return self.receive_nowait()
+        records = self._raw.receive_shared_nowait()
+        if records is None:
+            return None
+        if not records:
+            self._raise_cut()
+        plain = self._reactor.plain_buffer
+        size = self._open(memoryview(records), plain)
+        return plain[:size] if size else self.receive_nowait()
+
+    def _raise_cut(self) -> NoReturn:
+        raise trio.BrokenResourceError("the connection was cut: it ended without the end of TLS")
+
     def is_readable(self) -> bool:
         if self._early is None and (self.may_have_more or self._raw.is_readable()):
             try:
@@ -200,18 +217,37 @@ class TlsChannel(Channel):
         return self._early is not None
 
     def _read_on(self, data: bytes) -> bytes:
-        """Return it with what is in the further records that are here whole, up to a limit."""
+        """Return it with what is in the further records that are here whole."""
         self._buffered = True
-        parts, size = [data], len(data)
+        parts = [data]
         try:
-            while size < RECEIVE_BYTES and parts[-1]:
+            while parts[-1]:
                 parts.append(self._tls.read(_RECORD_BYTES))
-                size += len(parts[-1])
         except ssl.SSLWantReadError:
             self._buffered = False
         except ssl.SSLError:
             pass  # the next read says it again
         return b"".join(parts)
+
+    def _open(self, records: memoryview, plain: memoryview) -> int:
+        """Read many records into a buffer, which is larger by one; return how many bytes those are."""
+        read: Any = self._tls.read  # into a buffer, it returns a length
+        size = 0
+        for begin in range(0, len(records), _SLICE_BYTES):
+            self._incoming.write(records[begin : begin + _SLICE_BYTES])
+            self._buffered = True
+            try:
+                while length := read(_RECORD_BYTES, plain[size:]):
+                    size += length
+            except ssl.SSLWantReadError:
+                self._buffered = False
+            except ssl.SSLError:
+                pass
+            if self._buffered:  # the end, or an error: the next read says so again
+                break
+        if self._outgoing.pending:
+            self._answer()
+        return size
 
     def _wants_more(self, error: ssl.SSLError) -> bool:
         """Whether OpenSSL wants more records; if not, it is the other side's end.
@@ -277,6 +313,7 @@ class TlsChannel(Channel):
     # Watching, and the end
 
     def watch(self, reactor: Reactor, watcher: Watcher) -> None:
+        self._reactor = reactor
         self._raw.watch(reactor, watcher)
 
     def ignore(self, *, for_good: bool = False) -> None:

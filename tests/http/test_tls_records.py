@@ -19,6 +19,7 @@ import trustme
 from hypothesis import given, settings, strategies as st
 
 from cpg_trio.http.channel import SocketChannel
+from cpg_trio.http.reactor import Reactor, open_reactor
 from cpg_trio.http.tls import TlsChannel
 from tests.certificates import LOCAL, Files
 
@@ -26,7 +27,7 @@ SEED = bytes(range(256)) * 400
 MOST = 2**14  # bytes that are in one record
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 messages = st.lists(
-    st.one_of(st.integers(1, 500), st.sampled_from([MOST - 1, MOST, MOST + 1, 50_000])), max_size=5
+    st.one_of(st.integers(1, 500), st.sampled_from([MOST - 1, MOST, MOST + 1, 50_000, 90_000])), max_size=5
 )
 
 
@@ -85,6 +86,8 @@ class Other:
 class Ends:
     """A server's channel, and the client that it serves."""
 
+    is_watched = False
+
     def __init__(self, version: ssl.TLSVersion) -> None:
         server, client = contexts(version)
         ours, theirs = socket.socketpair()
@@ -92,6 +95,10 @@ class Ends:
             sock.settimeout(0)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
         self.channel, self.other = TlsChannel(SocketChannel(ours), server), Other(client, theirs)
+
+    def watch(self, reactor: Reactor) -> None:
+        self.is_watched = True
+        self.channel.watch(reactor, lambda _readable, _gone: None)
 
     async def shake_hands(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -102,20 +109,30 @@ class Ends:
         self.channel.close(reset=True)
         self.other.sock.close()
 
+    def receive(self) -> bytes | None:
+        """Receive as a task does, or as a watcher does if the channel has one."""
+        data = self.channel.receive_shared_nowait() if self.is_watched else self.channel.receive_nowait()
+        return None if data is None else bytes(data)
+
     def received(self) -> bytes:
         """Return what can be received now, until there is nothing or the end has come."""
         parts = []
-        while data := self.channel.receive_nowait():
+        while data := self.receive():
             parts.append(data)
         return b"".join(parts)
 
 
 @asynccontextmanager
-async def connected(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> AsyncIterator[Ends]:
+async def connected(
+    version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, *, by: str = "task"
+) -> AsyncIterator[Ends]:
     ends = Ends(version)
     try:
         await ends.shake_hands()
-        yield ends
+        with open_reactor() as reactor:
+            if by == "watcher":
+                ends.watch(reactor)
+            yield ends
     finally:
         ends.close()
 
@@ -131,18 +148,20 @@ def cut(stream: bytes, places: Sequence[float]) -> list[bytes]:
 
 
 cuts = st.lists(st.floats(0, 1), max_size=8)
+every_way = pytest.mark.parametrize("by", ["task", "watcher"])
 
 
 # Receiving
 
 
+@every_way
 @pytest.mark.parametrize("version", VERSIONS)
 @given(sizes=messages, places=cuts)
-@settings(max_examples=40)
+@settings(max_examples=25)
 async def test_however_the_records_are_cut_into_pieces_their_bytes_are_received(
-    version: ssl.TLSVersion, sizes: list[int], places: list[float]
+    by: str, version: ssl.TLSVersion, sizes: list[int], places: list[float]
 ) -> None:
-    async with connected(version) as ends:
+    async with connected(version, by=by) as ends:
         data = said(sizes)
         stream = b"".join(map(ends.other.sealed, data))
         received = b""
@@ -170,41 +189,44 @@ async def test_to_look_whether_something_has_come_takes_nothing_away(
         assert received == b"".join(data)
 
 
+@every_way
 @pytest.mark.parametrize("version", VERSIONS)
 @given(sizes=messages, place=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=40)
+@settings(max_examples=25)
 async def test_a_connection_that_is_cut_is_broken_wherever_that_is(
-    version: ssl.TLSVersion, sizes: list[int], place: float
+    by: str, version: ssl.TLSVersion, sizes: list[int], place: float
 ) -> None:
-    async with connected(version) as ends:
+    async with connected(version, by=by) as ends:
         data = said(sizes)
         stream = b"".join(map(ends.other.sealed, data)) + ends.other.end()
         ends.other.sock.sendall(stream[: int(place * len(stream))])
         ends.other.sock.shutdown(socket.SHUT_WR)
         received = b""
         with pytest.raises(trio.BrokenResourceError, match="cut"):
-            while part := ends.channel.receive_nowait():
+            while part := ends.receive():
                 received += part
         assert b"".join(data).startswith(received)
 
 
+@every_way
 @given(sizes=messages)
 @settings(max_examples=10)
-async def test_behind_all_bytes_is_the_end_that_was_said_again_and_again(sizes: list[int]) -> None:
-    async with connected() as ends:
+async def test_behind_all_bytes_is_the_end_that_was_said_again_and_again(by: str, sizes: list[int]) -> None:
+    async with connected(by=by) as ends:
         data = said(sizes)
         ends.other.sock.sendall(b"".join(map(ends.other.sealed, data)) + ends.other.end())
         assert ends.received() == b"".join(data)
-        assert [ends.channel.receive_nowait() for _ in range(3)] == [b""] * 3
+        assert [ends.receive() for _ in range(3)] == [b""] * 3
         assert ends.channel.may_have_more
 
 
+@every_way
 @given(sizes=messages.filter(bool), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(max_examples=60)
+@settings(max_examples=40)
 async def test_of_what_was_changed_on_its_way_nothing_is_received(
-    sizes: list[int], place: float, bit: int
+    by: str, sizes: list[int], place: float, bit: int
 ) -> None:
-    async with connected() as ends:
+    async with connected(by=by) as ends:
         data = said(sizes)
         stream = bytearray().join(map(ends.other.sealed, data))
         stream[int(place * len(stream))] ^= 1 << bit
@@ -212,7 +234,7 @@ async def test_of_what_was_changed_on_its_way_nothing_is_received(
         ends.other.sock.shutdown(socket.SHUT_WR)
         received = b""
         with pytest.raises(trio.BrokenResourceError):
-            while part := ends.channel.receive_nowait():
+            while part := ends.receive():
                 received += part
         assert b"".join(data).startswith(received)
         assert len(received) < sum(sizes)
