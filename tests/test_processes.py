@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from itertools import product
@@ -15,7 +17,10 @@ import httpx
 import pytest
 import trio
 
+from cpg_trio.demo._command import run_plugin
+from cpg_trio.demo.logger import logger_plugin
 from tests._wire import connect
+from tests.cli.ended import ended
 from tests.host.calls import Provider, WireCaller, runtime_id
 from tests.http.peers import Peer, serving
 from tests.plugin.running import unused_port
@@ -141,7 +146,59 @@ async def test_a_signal_ends_a_part_with_status_0() -> None:
             nursery.start_soon(end, name, number)
 
 
-async def test_what_makes_no_sense_ends_a_part_with_status_1_and_the_reason() -> None:
+@pytest.mark.parametrize(
+    ("name", "environment", "message"),
+    [
+        ("host", {"PORT": "eighty"}, "PORT must be a number from 0 to 65535, not 'eighty'"),
+        ("host", {"BASE_URLS": "some"}, "BASE_URLS must be one of caller, proved, any, not 'some'"),
+        (
+            "host",
+            {"STATE_PATH": "/no/such/folder/state"},
+            "cannot keep the host's state in /no/such/folder/state: no such file or directory",
+        ),
+        (
+            "host",
+            {"SOCKET_DIR": "/no/such/folder"},
+            "cannot listen on unix:/no/such/folder/host.sock: no such file or directory; make its",
+        ),
+        (
+            "logger",
+            {"SOCKET_DIR": "/no/such/folder"},
+            ".sock: no such file or directory; make its directory first",
+        ),
+        (
+            "logger",
+            {"HOST_URL": "localhost:8080"},
+            "HOST_URL: a base URL is http or https, a host, and perhaps a port from 1 to 65535",
+        ),
+    ],
+)
+def test_a_setting_that_makes_no_sense_ends_a_part_with_status_1_and_the_reason(
+    name: str,
+    environment: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for key, value in {"PORT": "0", **environment}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(sys, "argv", [name])
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        if name == "host":
+            done = ended(capsys, "host")
+            assert done.status == 1
+            told = done.err
+        else:
+            assert run_plugin(logger_plugin().serve, None) == 1
+            told = capsys.readouterr().err
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)  # which a part raises for its process
+    assert message in told
+    assert_no_traceback(told, name)
+
+
+async def test_a_process_that_cannot_start_ends_with_status_1_and_the_reason() -> None:
     async def end(name: str, environment: dict[str, str], message: str) -> None:
         async with running(*MODULES[name], environment=environment) as part:
             assert await part.end() == 1, (name, environment)
@@ -156,28 +213,6 @@ async def test_what_makes_no_sense_ends_a_part_with_status_1_and_the_reason() ->
         in_use = f":{port}: address already in use"
         async with trio.open_nursery() as nursery:
             for name, environment, message in [
-                ("host", {"PORT": "eighty"}, "PORT must be a number from 0 to 65535, not 'eighty'"),
-                ("host", {"BASE_URLS": "some"}, "BASE_URLS must be one of caller, proved, any, not 'some'"),
-                (
-                    "host",
-                    {"STATE_PATH": "/no/such/folder/state"},
-                    "cannot keep the host's state in /no/such/folder/state: no such file or directory",
-                ),
-                (
-                    "host",
-                    {"SOCKET_DIR": "/no/such/folder"},
-                    "cannot listen on unix:/no/such/folder/host.sock: no such file or directory; make its",
-                ),
-                (
-                    "logger",
-                    {"SOCKET_DIR": "/no/such/folder"},
-                    ".sock: no such file or directory; make its directory first",
-                ),
-                (
-                    "logger",
-                    {"HOST_URL": "localhost:8080"},
-                    "HOST_URL: a base URL is http or https, a host, and perhaps a port from 1 to 65535",
-                ),
                 (
                     "storage",
                     {"STORAGE_PATH": "/no/such/folder/urls"},

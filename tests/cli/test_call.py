@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import trio
 import trustme
@@ -29,18 +28,10 @@ from cpg_trio.rpc import Code, ConnectError, Context
 from cpg_trio.rpc.dynamic import DescriptionError
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests.certificates import LOCAL, Files
+from tests.cli.ended import Ended
 from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
 from tests.processes import assert_no_traceback
 from tests.rpc.echo import Echo
-
-
-@attrs.frozen
-class Ended:
-    """A command that has ended."""
-
-    status: int
-    out: str
-    err: str
 
 
 def command(host_url: str, *words: str) -> list[str]:
@@ -73,6 +64,7 @@ async def echoing(
         yield host, url
 
 
+@pytest.mark.measured_processes
 async def test_each_kind_of_method_prints_its_answers_as_json_and_nothing_else() -> None:
     echo = Echo()
     texts = b'{"text": "a"}\n{"text":\n "b"}'
@@ -286,6 +278,7 @@ async def test_a_host_with_enrolment_and_tls_lets_it_in_with_a_token(
             await perform(call_of({}, **given))
 
 
+@pytest.mark.measured_processes
 async def test_answers_and_messages_of_a_stream_pass_as_they_come_and_ctrl_c_ends_it() -> None:
     async with echoing() as (host, url):
         process = await trio.lowlevel.open_process(

@@ -138,7 +138,7 @@ class Case:
 
     environment: Mapping[str, str]
     said: str
-    by_process: bool = True
+    by_process: bool = False
     """Whether a host is started, too, and not only checked. That takes a second."""
 
 
@@ -175,12 +175,20 @@ async def prepared(etcd: EtcdCluster) -> list[Case]:
             if name == "odd":
                 await store.commit(Commit(puts={META: b"not ours"}))
     return [
-        Case({"STATE_URL": url_of_nobody()}, r"the store at etcd://127\S+ cannot be used: .*refused"),
+        Case(
+            {"STATE_URL": url_of_nobody()},
+            r"the store at etcd://127\S+ cannot be used: .*refused",
+            by_process=True,
+        ),
         Case({"STATE_URL": urls["registry"]}, r"below /registry/ there is something that is no directory"),
-        Case({"STATE_URL": urls["stamped"]}, r"/stamped/store is not that of a directory", by_process=False),
-        Case({"STATE_URL": urls["theirs"]}, r"key of this host does not fit the directory .*CPG_HOST_KEY"),
-        Case({"STATE_URL": urls["newer"]}, r"has schema 99, and this release reads 1", by_process=False),
-        Case({"STATE_URL": urls["odd"]}, r"its entry 'meta' is not that of a directory", by_process=False),
+        Case({"STATE_URL": urls["stamped"]}, r"/stamped/store is not that of a directory"),
+        Case(
+            {"STATE_URL": urls["theirs"]},
+            r"key of this host does not fit the directory .*CPG_HOST_KEY",
+            by_process=True,
+        ),
+        Case({"STATE_URL": urls["newer"]}, r"has schema 99, and this release reads 1"),
+        Case({"STATE_URL": urls["odd"]}, r"its entry 'meta' is not that of a directory"),
         Case({"STATE_URL": etcd.url("")}, r"STATE_URL: it must end with a path"),
         Case({"STATE_URL": urls["theirs"], "CPG_HOST_KEY": ""}, r"set CPG_HOST_KEY or CPG_HOST_KEY_FILE"),
     ]
@@ -204,16 +212,15 @@ async def test_wrong_credentials_are_refused_by_name_and_change_nothing(
     elsewhere, password = with_users.url("/not/theirs"), tmp_path / "password"
     password.write_text(f"{PASSWORD}\n")
     cases = [
-        Case({"STATE_URL": url, "STATE_PASSWORD": "wrong-password"}, r"etcd knows no such user and password"),
         Case(
-            {"STATE_URL": url.replace(f"{USER}@", "")},
-            r"etcd asks for a user: name one in the URL",
-            by_process=False,
+            {"STATE_URL": url, "STATE_PASSWORD": "wrong-password"},
+            r"etcd knows no such user and password",
+            by_process=True,
         ),
+        Case({"STATE_URL": url.replace(f"{USER}@", "")}, r"etcd asks for a user: name one in the URL"),
         Case(
             {"STATE_URL": elsewhere, "STATE_PASSWORD_FILE": str(password)},
             r"etcd does not permit it: the URL must name a user with a role that has readwrite on the whole",
-            by_process=False,
         ),
     ]
     async with trio.open_nursery() as nursery:

@@ -12,6 +12,7 @@ from tests.plugin.running import hosting
 from tests.processes import assert_no_traceback, running
 
 
+@pytest.mark.measured_processes
 async def test_a_plugin_of_this_directory_runs_until_it_is_told_to_stop(tmp_path: Path) -> None:
     (tmp_path / "run_greeter.py").write_text(GREETER)
     async with hosting() as (host, url):

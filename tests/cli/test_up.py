@@ -12,6 +12,7 @@ import pytest
 
 from cpg_trio import cli
 from cpg_trio.cli._host import TABLE
+from tests.cli.ended import ended
 from tests.platforms import assert_nothing_is_left, platform_file, platform_folder, script
 from tests.processes import running
 
@@ -27,6 +28,7 @@ def folder(short_path: Path) -> Path:
     return platform_folder(short_path)
 
 
+@pytest.mark.measured_processes
 async def test_plugins_start_and_stop_in_their_order_and_nothing_is_left(folder: Path) -> None:
     file = platform_file(
         folder,
@@ -65,15 +67,27 @@ async def test_plugins_start_and_stop_in_their_order_and_nothing_is_left(folder:
         ),
     ],
 )
-async def test_what_cannot_be_started_ends_with_the_reason_and_nothing_started(
-    folder: Path, tables: list[str], last: str
+def test_what_cannot_be_started_ends_with_the_reason_and_nothing_started(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    tables: list[str],
+    last: str,
 ) -> None:
     file = platform_file(folder, *tables)
-    async with running("cpg_trio", "up", str(file), cwd=folder) as platform_run:
-        assert await platform_run.end() == 1
-        *_, line = (await platform_run.whole_output()).splitlines()
+    monkeypatch.chdir(folder)
+    done = ended(capsys, "up", str(file))
+    assert done.status == 1
+    *_, line = done.err.splitlines()
     assert line.removeprefix(f"{file}:").startswith(last)
     assert_nothing_is_left(folder)
+
+
+async def test_a_process_that_cannot_start_anything_ends_with_status_1(folder: Path) -> None:
+    file = platform_file(folder, '[plugins.x]\nplugn = "up_greeter:plugin"')
+    async with running("cpg_trio", "up", str(file), cwd=folder) as platform_run:
+        assert await platform_run.end() == 1
+        assert "plugins.x.plugn: is not a key here" in await platform_run.whole_output()
 
 
 def checked(capsys: pytest.CaptureFixture[str], file: Path, *flags: str) -> tuple[int, str]:

@@ -115,6 +115,7 @@ async def test_where_there_is_no_plugin_one_line_says_why(target: str, said: str
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.measured_processes
 async def test_a_process_of_its_own_says_the_same(module: Path) -> None:
     environment = {name: os.environ[name] for name in os.environ if name in {"PATH", "PYTHONPATH"}}
     environment["PYTHONPATH"] = f"{module}:{Path(__file__).parents[2]}"
@@ -124,6 +125,7 @@ async def test_a_process_of_its_own_says_the_same(module: Path) -> None:
         await described_apart("broken:plugin", module, environment)
 
 
+@pytest.mark.measured_processes
 async def test_the_runner_runs_a_plugin_and_says_in_one_line_why_it_cannot(module: Path) -> None:
     environment = {"PORT": "0", "HOST_URL": ""}
     async with running(

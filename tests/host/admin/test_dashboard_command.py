@@ -44,6 +44,7 @@ async def test_it_opens_a_port_for_one_browser_until_it_is_interrupted(
         assert TOKEN not in process.output + dashboard.output
 
 
+@pytest.mark.measured_processes
 async def test_without_a_host_it_says_so_in_one_line(short_path: Path) -> None:
     where = {"ADMIN_SOCKET": str(short_path / "none")}
     async with running("cpg_trio", "dashboard", "--no-open", environment=where) as dashboard:
@@ -52,6 +53,7 @@ async def test_without_a_host_it_says_so_in_one_line(short_path: Path) -> None:
         assert "no host answers" in dashboard.output
 
 
+@pytest.mark.measured_processes
 async def test_it_opens_a_browser_where_there_is_a_display(short_path: Path) -> None:
     browser = short_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1 $ADMIN_TOKEN" > {short_path}/opened\nexec sleep 5\n')

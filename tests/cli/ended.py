@@ -1,0 +1,27 @@
+"""Commands that run in the process of the test, and end: as fast as what they do."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from cpg_trio import cli
+
+
+@attrs.frozen
+class Ended:
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def ended(capsys: pytest.CaptureFixture[str], *words: str) -> Ended:
+    """Run `cpg-trio` with these words; return its status, and what it has written."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    out, err = capsys.readouterr()
+    assert isinstance(end.value.code, int)
+    return Ended(end.value.code, out, err)
