@@ -108,6 +108,9 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "erase", env=env)
     # More at once than there are cores, as many tests wait; up to where more would be for nothing.
     options = ["-n", str(min(4, 2 * (os.cpu_count() or 1)))]
+    # A worker that has nothing left takes over tests of another one: no core is idle at the end. What the
+    # tests of a file share is made in few workers, as each begins with a part in the order of the files.
+    options += ["--dist", "worksteal"]
     # A test that hangs ends its process after two minutes, which names it, and not the whole run.
     options += ["-o", "faulthandler_timeout=120", "-o", "faulthandler_exit_on_timeout=true"]
     session.run("coverage", "run", "-m", "pytest", *options, *session.posargs, env=env)
@@ -441,4 +444,5 @@ def lowest(session: nox.Session) -> None:
     session.install(
         "-e", f".[{','.join(EXTRAS)}]", "-r", str(lowest), *nox.project.dependency_groups(PROJECT, "test")
     )
-    session.run("pytest", "-n", "2", "-o", "faulthandler_timeout=120", *session.posargs)
+    options = ["-n", "2", "--dist", "worksteal", "-o", "faulthandler_timeout=120"]
+    session.run("pytest", *options, *session.posargs)

@@ -8,8 +8,10 @@ import logging
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from functools import wraps
+from inspect import iscoroutinefunction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -48,7 +50,7 @@ def pytest_collection(session: pytest.Session) -> None:
 
 # Coverage traces each line, which costs two thirds more CPU time. So it looks at a part of what runs: what it
 # reports is a lower bound. Nothing of this changes which tests run, nor how.
-_MEASURED_CASES = 4
+_MEASURED_CASES, _MEASURED_EXAMPLES = 4, 20
 _PROCESSES = "COVERAGE_PROCESS_CONFIG"  # what has coverage start in child processes
 _unmeasured = set[str]()
 
@@ -56,7 +58,8 @@ _unmeasured = set[str]()
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Choose what is measured, and keep the tests out of the sight of the garbage collector.
 
-    Of a test with many cases a few are measured, spread evenly: the others run the same lines again.
+    Of a test with many cases a few are measured, spread evenly, and of a property the first examples: others
+    run the same lines again.
 
     The tests are there until the end. Those about memory collect often, and would look through all of them.
     """
@@ -66,6 +69,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for of_one in cases.values():
         measured = {each * len(of_one) // _MEASURED_CASES for each in range(_MEASURED_CASES)}
         _unmeasured.update(case for number, case in enumerate(of_one) if number not in measured)
+    tests = {id(test): test for item in session.items if (test := getattr(item, "obj", None)) is not None}
+    for test in tests.values():
+        handle = getattr(test, "hypothesis", None)
+        if handle is not None and not iscoroutinefunction(handle.inner_test):
+            handle.inner_test = _first_measured(handle.inner_test)
     gc.collect()
     gc.freeze()
 
@@ -80,6 +88,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
             return (yield)
         with _untraced():
             return (yield)
+
+
+def _first_measured(test: Callable[..., None]) -> Callable[..., None]:
+    """Return the body of a property, whose first calls alone are measured."""
+    left = _MEASURED_EXAMPLES
+
+    @wraps(test)
+    def measured(*arguments: object, **named: object) -> None:
+        nonlocal left
+        left -= 1
+        with nullcontext() if left >= 0 else _untraced():
+            test(*arguments, **named)
+
+    return measured
 
 
 @contextmanager
