@@ -26,10 +26,11 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 def collecting_garbage() -> Iterator[None]:
     """Within the block have garbage collected when memory has grown, where the system tells of that.
 
-    What has been imported is not looked through: it stays until the end.
+    What has been imported is not looked through: it stays until the end. What is frozen already stays frozen.
     """
-    gc.collect()
-    gc.freeze()
+    if is_first := not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
     try:
         with _opened(_STATM) as file:
             if file is None:
@@ -42,7 +43,8 @@ def collecting_garbage() -> Iterator[None]:
             finally:
                 trio.lowlevel.remove_instrument(watch)
     finally:
-        gc.unfreeze()
+        if is_first:
+            gc.unfreeze()
 
 
 @contextmanager

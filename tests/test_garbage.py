@@ -183,13 +183,12 @@ def no_collector() -> Iterator[None]:
     """Have no garbage collected but by counting references, and no log kept, which pytest would do."""
     logging.disable()
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # for later tests, too: it is there until the end
     gc.disable()
     tracemalloc.start()
     yield
     tracemalloc.stop()
     gc.enable()
-    gc.unfreeze()
     logging.disable(logging.NOTSET)
 
 
@@ -306,7 +305,21 @@ async def test_garbage_is_collected_when_there_is_no_descriptor_left(monkeypatch
 
 
 async def test_nothing_about_the_collector_is_changed_for_code_that_is_not_ours() -> None:
+    gc.freeze()
     before = gc.get_threshold(), gc.isenabled()
     with collecting_garbage():
         assert (gc.get_threshold(), gc.isenabled()) == before
-    assert (gc.get_threshold(), gc.isenabled(), gc.get_freeze_count()) == (*before, 0)
+    assert (gc.get_threshold(), gc.isenabled()) == before
+    assert gc.get_freeze_count()
+
+
+async def test_what_was_there_before_is_looked_through_again_afterwards_unless_others_have_frozen_it() -> (
+    None
+):
+    gc.unfreeze()
+    try:
+        with collecting_garbage():
+            assert gc.get_freeze_count()
+        assert not gc.get_freeze_count()
+    finally:
+        gc.freeze()

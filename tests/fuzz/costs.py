@@ -103,7 +103,7 @@ class Readers:
 
 @contextmanager
 def traced() -> Iterator[None]:
-    """Count what is allocated. What was before is not looked at by the collector, which is quick then."""
+    """Count what is allocated. The collector does not look at what was before, so that it is quick."""
     if tracemalloc.is_tracing():
         yield
         return
@@ -114,7 +114,6 @@ def traced() -> Iterator[None]:
         yield
     finally:
         tracemalloc.stop()
-        gc.unfreeze()
 
 
 class _Failures(logging.Handler):

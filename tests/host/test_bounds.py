@@ -94,7 +94,7 @@ async def left_behind_by(url: str, kinds: Mapping[str, Callable[[int], bytes]]) 
         await answered(url, kind(REQUESTS))
     left = {}
     gc.collect()
-    gc.freeze()  # what is there before need not be looked through each time
+    gc.freeze()  # what is there before need not be looked through each time, nor by later tests
     tracemalloc.start()
     try:
         for name, kind in kinds.items():
@@ -104,7 +104,6 @@ async def left_behind_by(url: str, kinds: Mapping[str, Callable[[int], bytes]]) 
             left[name] = await traced() - before
     finally:
         tracemalloc.stop()
-        gc.unfreeze()
     return {name: size for name, size in left.items() if size > LEFT_BEHIND}
 
 

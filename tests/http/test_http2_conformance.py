@@ -325,7 +325,7 @@ def _note(seen: Seen, it: Frame) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 async def test_a_rule_is_kept(rule: Rule, caplog: pytest.LogCaptureFixture) -> None:
-    with trio.fail_after(2):
+    with trio.fail_after(20):
         async with served(read_all) as url:
             address, _, port = url.removeprefix("http://").rpartition(":")
             async with await trio.open_tcp_stream(address, int(port)) as client:
@@ -342,7 +342,7 @@ async def test_a_rule_is_kept(rule: Rule, caplog: pytest.LogCaptureFixture) -> N
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.reset and rule.stream == 1], ids=str)
 async def test_an_error_of_a_stream_leaves_the_others_alone(rule: Rule) -> None:
     other, mark = 1001, frame(PING, payload=MARK)
-    with trio.fail_after(2):
+    with trio.fail_after(20):
         async with served(read_all) as url:
             address, _, port = url.removeprefix("http://").rpartition(":")
             async with await trio.open_tcp_stream(address, int(port)) as client:
