@@ -51,6 +51,7 @@ def body_too_large(most: float) -> str:
 
 
 _H = TypeVar("_H", bound=Head)
+_Data = TypeVar("_Data", bytes, memoryview)
 
 
 class Incoming(Generic[_H]):
@@ -136,7 +137,7 @@ class Incoming(Generic[_H]):
         if self.complete or not data:
             return data
         if self.framing is _CHUNKED:
-            return self._feed_chunked(data)
+            return self._feed_chunked(self._held + data, self._parts)
         rest = b""
         if self.framing is _LENGTH:
             left = self.remaining - len(data)
@@ -159,10 +160,21 @@ class Incoming(Generic[_H]):
         elif self.framing is _CHUNKED and size <= self._in_chunk:
             self._in_chunk -= size
             self._count_body(size)
+        elif self.framing is _CHUNKED and not self._held:
+            return self._pass_chunks(memoryview(data))
         elif self.framing is not _CLOSE:
             rest = self.feed(bytes(data))
             return self.take(), rest
         return data, b""
+
+    def _pass_chunks(self, data: memoryview) -> tuple[bytes | memoryview, bytes]:
+        parts: list[memoryview] = []
+        try:
+            rest = self._feed_chunked(data, parts)
+        except MalformedError:
+            self._parts = [b"".join(parts)]  # is to be taken before the error is told
+            raise
+        return parts[0] if len(parts) == 1 else b"".join(parts), rest
 
     def limit_body(self, most: int) -> None:
         """Take no more than so many bytes of a body of which nothing has been taken yet.
@@ -243,32 +255,31 @@ class Incoming(Generic[_H]):
 
     # The body
 
-    def _feed_chunked(self, data: bytes) -> bytes:
-        data, at = self._held + data, 0
-        self._held = b""
+    def _feed_chunked(self, data: _Data, parts: list[_Data]) -> bytes:
+        self._held, at = b"", 0
         while at < len(data) and not self.complete:
             if self._in_chunk:
-                at = self._take_chunk(data, at)
+                at = self._take_chunk(data, at, parts)
             elif self._in_trailers:
                 at = self._take_trailers(data, at)
             else:
                 at = self._take_chunk_line(data, at)
-        return data[at:]
+        return bytes(data[at:])
 
-    def _take_chunk(self, data: bytes, at: int) -> int:
+    def _take_chunk(self, data: _Data, at: int, parts: list[_Data]) -> int:
         """Take what there is of a chunk; return where that ends. The next two do likewise."""
         part = data[at : at + self._in_chunk]
         self._count_body(len(part))
-        self._parts.append(part)
+        parts.append(part)
         self._in_chunk -= len(part)
         return at + len(part)
 
-    def _take_chunk_line(self, data: bytes, at: int) -> int:
+    def _take_chunk_line(self, data: bytes | memoryview, at: int) -> int:
         line = self._chunk_line.match(data, at)
         if line is None:
             if not self._chunk_line_begun.fullmatch(data, at):
                 raise MalformedError("not the beginning of a chunk")
-            self._held = data[at:]
+            self._held = bytes(data[at:])
             return len(data)
         self._in_chunk = int(line[1], 16)
         if not self._in_chunk:
@@ -277,18 +288,19 @@ class Incoming(Generic[_H]):
         self._chunk_line, self._chunk_line_begun = _NEXT_CHUNK, _NEXT_CHUNK_BEGUN
         return line.end()
 
-    def _take_trailers(self, data: bytes, at: int) -> int:
-        end = data.find(_BLANK_LINE, at) + 4
+    def _take_trailers(self, data: bytes | memoryview, at: int) -> int:
+        left = bytes(data[at:])
+        end = left.find(_BLANK_LINE) + 4
         if end < 4:  # noqa: PLR2004 - there is none
-            self._hold_trailers(data[at:])
+            self._hold_trailers(left)
             return len(data)
-        lines = data[at + 2 : end]
+        lines = left[2:end]
         if len(lines) > self._max_head_bytes:
             raise MalformedError("the trailers are too large", 431)
         if len(lines) > 2:  # noqa: PLR2004 - more than the line end
             self.trailers = read_trailers(lines)
         self.complete = True
-        return end
+        return at + end
 
     def _hold_trailers(self, held: bytes) -> None:
         if len(held) - 2 >= self._max_head_bytes:

@@ -44,11 +44,21 @@ def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 
 def feed(message: Incoming[Any], data: bytes, cuts: Iterable[int] = ()) -> tuple[bytes, bytes]:
-    """Feed a message; return its body, and what follows it. Raises: MalformedError."""
+    """Feed a message; return its body, and what follows it. Raises: MalformedError.
+
+    Every other piece behind the head is passed through, as the relay does it.
+    """
     body, rest = b"", b""
-    for piece in pieces(data, cuts):
-        rest += piece if message.complete else message.feed(piece)
-        body += message.take()
+    for number, piece in enumerate(pieces(data, cuts)):
+        if message.has_head and not message.complete and number % 2:
+            buffer = bytearray(piece)
+            part, behind = message.pass_through(memoryview(buffer))
+            body += part
+            buffer[:] = bytes(len(buffer))  # somebody else has the buffer now
+        else:
+            behind = piece if message.complete else message.feed(piece)
+            body += message.take()
+        rest += behind
     return body, rest
 
 
