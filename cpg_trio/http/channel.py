@@ -84,11 +84,12 @@ class Channel(ABC):
     def receive_nowait(self) -> bytes | None:
         """Return what has come, or None if there is nothing; b"" when the other side has ended."""
 
-    def receive_shared_nowait(self) -> bytes | memoryview | None:
-        """As `receive_nowait`, for a watcher, which may get more at a time.
+    def receive_shared_nowait(self, *, much: bool) -> bytes | memoryview | None:
+        """As `receive_nowait`, for a watcher, which gets more at a time if it asks for `much`.
 
         What it gets is in the buffer of its reactor, and is to be used before the watcher returns.
         """
+        del much
         return self.receive_nowait()
 
     @abstractmethod
@@ -254,18 +255,19 @@ class SocketChannel(Channel):
             self._on_read()
         return data
 
-    def receive_shared_nowait(self) -> bytes | memoryview | None:
+    def receive_shared_nowait(self, *, much: bool) -> bytes | memoryview | None:
         if self._reactor is None:
             return self.receive_nowait()
         buffer = self._reactor.buffer
+        most = len(buffer) if much else RECEIVE_BYTES
         try:
-            size = self._sock.recv_into(buffer)
+            size = self._sock.recv_into(buffer, most)
         except BlockingIOError:
             self._drained, self._full = True, False
             return None
         except OSError as error:
             raise self._broken(error) from error
-        self._full = size == len(buffer)
+        self._full = size == most
         self._drained = not self._full
         if self._on_read is not None and size:
             self._on_read()

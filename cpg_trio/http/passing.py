@@ -5,8 +5,10 @@
 
 A piece is received into the reactor's buffer and sent from there. As long as the other side takes all of it,
 nothing is held. What it does not take, a buffer at most, is kept, and nothing is read before that has gone:
-so a slow reader holds its sender. No task wakes for any of this. When something happens that is not the next
-piece of the body, a task goes on from there (`hand_over`).
+so a slow reader holds its sender. Then pieces are smaller, until one goes whole again; so are all while many
+readers are slow. No task wakes for any of this.
+
+When something happens that is not the next piece of the body, a task goes on from there (`hand_over`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from cpg_trio.http.heads import Framing, MalformedError
 from cpg_trio.http.server.exchange import ServerExchange
 
 _PIECES_AT_ONCE = 2  # until other tasks have their turn
+_MOST_HELD = 64  # bodies of which a large piece may be held at once
 
 Piece: TypeAlias = bytes | memoryview
 """Of a body. It may be in the buffer of the reactor, so it is used at once."""
@@ -41,6 +44,7 @@ class RequestBody:
     _since: float | None = None  # when a wait began that has a limit
     _is_held = False  # the provider does not take more
     _has_news = False  # something has come meanwhile, which the reactor does not report again
+    _keeps_up = True  # the provider has taken all of the last piece at once
 
     def __init__(
         self,
@@ -95,9 +99,10 @@ class RequestBody:
 
     def _pass_on(self) -> None:
         caller, exchange, channel = self._caller, self._exchange, self._caller.connection.channel
+        held = caller.connection.service.reactor.held
         for _ in range(_PIECES_AT_ONCE):
             try:
-                piece = caller.receive_nowait()
+                piece = caller.receive_nowait(much=self._keeps_up and len(held) < _MOST_HELD)
             except MalformedError as error:
                 self.malformed = error
                 self._hand_over()
@@ -107,8 +112,11 @@ class RequestBody:
                 break
             self._record.request_bytes += len(piece)
             framed = self._framed(piece)
-            if framed and not self._send(partial(exchange.send_on_nowait, framed)):
-                return
+            if framed:
+                goes_on = self._send(partial(exchange.send_on_nowait, framed))
+                self._keeps_up = not self._is_held
+                if not goes_on:
+                    return
             if channel.drained and not self._has_news:
                 break
         else:
@@ -126,6 +134,7 @@ class RequestBody:
             self._hand_over()
             return False
         if self._is_held:
+            self._caller.connection.service.reactor.held.add(self)
             self._exchange.when_writable(self._send_unsent)
             return False
         if self._caller.complete:
@@ -135,6 +144,7 @@ class RequestBody:
 
     def _send_unsent(self) -> None:
         try:
+            self._caller.connection.service.reactor.held.discard(self)
             if self._send(self._exchange.send_unsent_nowait):
                 self._pass_on()
         except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
@@ -172,6 +182,7 @@ class ResponseBody:
         self._tells_code = not exchange.message.head.code
         self._is_held = False  # the caller does not take more
         self._has_news = False  # something has come meanwhile, which the reactor does not report again
+        self._keeps_up = True  # the caller has taken all of the last piece at once
 
     def begin(self, *, gone: bool) -> None:
         """Pass on what has come already; `gone` is whether the provider has ended its side."""
@@ -189,15 +200,17 @@ class ResponseBody:
                 self._caller.fail(error)
 
     def _pass_on(self) -> None:
-        exchange = self._exchange
+        exchange, held = self._exchange, self._caller.connection.service.reactor.held
         for _ in range(_PIECES_AT_ONCE):
-            piece = exchange.pass_nowait()
+            piece = exchange.pass_nowait(much=self._keeps_up and len(held) < _MOST_HELD)
             if piece is None:
                 self._has_news = False
                 if exchange.failed:
                     self._hand_over()
                 return
-            if not self._send(piece) or not (self._has_news or exchange.may_have_more):
+            goes_on = self._send(piece)
+            self._keeps_up = not self._is_held
+            if not goes_on or not (self._has_news or exchange.may_have_more):
                 return
         if not exchange.call_again():
             self._hand_over()
@@ -216,13 +229,16 @@ class ResponseBody:
         caller, connection = self._caller, self._caller.connection
         self._is_held = not caller.write_on(piece)
         if self._is_held:
+            connection.service.reactor.held.add(self)
             connection.service.timeouts.send.begin(connection)  # again with each bit of progress
             connection.channel.when_writable(self._write_unsent)
         return not (self._is_held or caller.lost)
 
     def _write_unsent(self) -> None:
+        service = self._caller.connection.service
         try:
-            self._caller.connection.service.timeouts.send.end(self._caller.connection)
+            service.reactor.held.discard(self)
+            service.timeouts.send.end(self._caller.connection)
             if self._write(b""):
                 self._pass_on()
         except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from typing import Self, TypeAlias
+from weakref import WeakSet
 
 import trio
 
@@ -62,6 +63,11 @@ def peek(sock: socket.socket) -> bytes | None:
 
 class Reactor(ABC):
     """Calls the watchers of sockets. A context manager; `run` has to run within."""
+
+    @cached_property
+    def held(self) -> WeakSet[object]:
+        """Who holds a part of what was received, as its receiver does not take more."""
+        return WeakSet()
 
     @cached_property
     def buffer(self) -> memoryview:

@@ -193,10 +193,10 @@ class TlsChannel(Channel):
                 self._answer()
             return data
 
-    def receive_shared_nowait(self) -> bytes | memoryview | None:
+    def receive_shared_nowait(self, *, much: bool) -> bytes | memoryview | None:
         if self._reactor is None or self._early is not None or self._buffered:
             return self.receive_nowait()
-        records = self._raw.receive_shared_nowait()
+        records = self._raw.receive_shared_nowait(much=much)
         if records is None:
             return None
         if not records:

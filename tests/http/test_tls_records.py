@@ -111,7 +111,11 @@ class Ends:
 
     def receive(self) -> bytes | None:
         """Receive as a task does, or as a watcher does if the channel has one."""
-        data = self.channel.receive_shared_nowait() if self.is_watched else self.channel.receive_nowait()
+        data = (
+            self.channel.receive_shared_nowait(much=True)
+            if self.is_watched
+            else self.channel.receive_nowait()
+        )
         return None if data is None else bytes(data)
 
     def received(self) -> bytes:

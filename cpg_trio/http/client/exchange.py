@@ -148,15 +148,17 @@ class ClientExchange:
                 self._feed(data)
         return message.complete and message.status >= 200  # noqa: PLR2004 - a final response
 
-    def pass_nowait(self) -> bytes | memoryview | None:
+    def pass_nowait(self, *, much: bool) -> bytes | memoryview | None:
         """Read on of the body, all before which has been taken, and return what has come, to be used at once.
+
+        With `much`, that may be more than a task reads at a time.
 
         None if nothing has come. It is also None at an error, which the next `read` raises (`failed`).
         """
         if self._error is not None or self.connection is None:
             return None
         try:
-            data = self.connection.channel.receive_shared_nowait()
+            data = self.connection.channel.receive_shared_nowait(much=much)
         except BROKEN as exc:
             self._error = ConnectionBrokenError(f"the connection to the peer broke: {exc}")
             return None

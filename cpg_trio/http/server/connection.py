@@ -219,11 +219,11 @@ class ServerConnection(ABC):
         except BROKEN:
             return b""
 
-    def receive_shared_nowait(self) -> bytes | memoryview | None:
+    def receive_shared_nowait(self, *, much: bool) -> bytes | memoryview | None:
         """As `Channel.receive_shared_nowait`; b"" also when the connection is broken."""
         self._is_readable = False
         try:
-            return self.channel.receive_shared_nowait()
+            return self.channel.receive_shared_nowait(much=much)
         except BROKEN:
             return b""
 

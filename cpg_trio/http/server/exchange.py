@@ -150,8 +150,10 @@ class ServerExchange(ABC):
                 self.give_up()
                 raise ClientDisconnectedError("the client sent the body of its request too slowly")
 
-    def receive_nowait(self) -> bytes | memoryview | None:
+    def receive_nowait(self, *, much: bool) -> bytes | memoryview | None:
         """Return what has come of the body, to be used at once; None if nothing has come.
+
+        With `much`, that may be more than a task reads at a time.
 
         Nothing has come either of a client that has left, which is lost then. Raises: MalformedError.
         """

@@ -264,10 +264,10 @@ class Http1Exchange(IncomingRequest, ServerExchange):
             connection.enter(Input.LAST)
             raise
 
-    def receive_nowait(self) -> bytes | memoryview | None:
+    def receive_nowait(self, *, much: bool) -> bytes | memoryview | None:
         """Return what has come of the body, to be used at once; None if nothing has come."""
         connection = self.http1
-        data = connection.receive_shared_nowait()
+        data = connection.receive_shared_nowait(much=much)
         if data is None:
             return None
         if not data:

@@ -5,6 +5,7 @@ All calls here have a connection to the provider that was kept, without which a 
 
 from __future__ import annotations
 
+import gc
 import random
 import socket
 import tracemalloc
@@ -17,9 +18,11 @@ import trio
 import trio.testing
 
 from cpg_trio.host import HostConfig, Limits
-from cpg_trio.http import ServeConfig, reactor
+from cpg_trio.http import ServeConfig, passing, reactor
+from cpg_trio.http.channel import RECEIVE_BYTES
 from cpg_trio.http.passing import RequestBody, ResponseBody
 from cpg_trio.http.relay import RelayCall
+from cpg_trio.http.server.http1 import Http1Exchange
 from tests._wire import Wire, dial, socket_of
 from tests.host.routed import Setting, routing, transport
 from tests.http.peers import OK, Peer
@@ -29,7 +32,8 @@ __all__ = ["transport"]  # fixtures
 BUFFER = reactor._BUFFER_BYTES
 LENGTHS = [1, 65_536, BUFFER - 1, BUFFER, BUFFER + 1, 3 * BUFFER + 17]
 ENOUGH = 2**26  # bytes, more than all buffers on the way
-CHUNK = b"10000\r\n%b\r\n" % bytes(2**16)
+PART = bytes(2**16)
+CHUNK = b"10000\r\n%b\r\n" % PART
 
 Script = Callable[[Peer, bytes], Awaitable[None]]
 
@@ -221,6 +225,117 @@ async def test_a_caller_that_does_not_read_holds_its_provider_and_takes_no_memor
         while left:
             left -= len(await wire.stream.receive_some())
         await assert_nothing_is_left(s)
+
+
+async def test_many_callers_that_read_slowly_take_little_memory_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    callers, few = 30, 1
+    monkeypatch.setattr(passing, "_MOST_HELD", few)
+
+    asked, all_have_asked = 0, trio.Event()
+
+    async def flood(peer: Peer, head: bytes) -> None:
+        nonlocal asked
+        if b"/Open " in head:
+            asked += 1
+            if asked == callers:
+                all_have_asked.set()
+            await all_have_asked.wait()
+            await peer.send(OK)
+        else:
+            await _flood(peer.send, b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n")
+
+    async def call(s: Setting) -> None:
+        async with dial(s.url) as wire:
+            await wire.send(s.head(path=s.path("Open")))
+            assert (await wire.response()).body == b"ok"  # each has had a connection to the provider
+            await wire.send(s.head())
+            for _ in range(3):  # slowly
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                await wire.stream.receive_some(2**20)
+            await trio.sleep_forever()
+
+    async with kept(flood) as (s, _), trio.open_nursery() as nursery:
+        await trio.testing.wait_all_tasks_blocked()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(callers):
+            nursery.start_soon(call, s)
+        with trio.fail_after(20):
+            while s.host.registry.calls.count(s.provider) < callers:
+                await trio.testing.wait_all_tasks_blocked(0.02)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+        held = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        bodies = [each for each in gc.get_objects() if isinstance(each, ResponseBody)]
+        sizes = [
+            len(exchange._unsent) for each in bodies if isinstance(exchange := each._caller, Http1Exchange)
+        ]
+        assert len(sizes) == callers
+        assert len([size for size in sizes if size > RECEIVE_BYTES]) <= few
+        # A call itself takes some 30 KiB here, with its peers.
+        assert held < BUFFER + few * BUFFER + callers * (RECEIVE_BYTES + 64 * 1024)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("transport", "every_reactor")
+@pytest.mark.parametrize("way", ["request", "response"])
+@pytest.mark.parametrize(
+    "ending", ["caller closes", "caller resets", "provider leaves", "provider is gone", "host stops"]
+)
+async def test_a_call_whose_body_is_held_ends_with_either_side(
+    way: str, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    leave, ended = trio.Event(), trio.Event()
+
+    async def hold(peer: Peer, _head: bytes) -> None:
+        async with trio.open_nursery() as nursery:
+            if way == "response":
+                nursery.start_soon(_flood, peer.send, b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n")
+            await leave.wait()
+            nursery.cancel_scope.cancel()
+        if ending == "provider leaves":
+            await trio.aclose_forcefully(peer.stream)
+        else:
+            await peer.receive_to_end()
+        ended.set()
+
+    async with kept(hold, serve=ServeConfig(grace_s=0, linger_s=0.02)) as (s, wire), trio.open_nursery() as n:
+        if way == "request":
+            n.start_soon(_flood, wire.send, s.head("POST", None, "Content-Length: 99999999"))
+        else:
+            await wire.send(s.head())
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert s.host.registry.calls.count(s.provider) == 1
+        if ending == "caller closes":
+            await trio.aclose_forcefully(wire.stream)
+        elif ending == "caller resets":
+            sock = socket_of(wire.stream)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sock.close()
+        elif ending == "provider is gone":
+            s.host._lifetimes.end(s.provider, "it is gone")
+        leave.set()
+        if ending != "host stops":
+            if not ending.startswith("caller"):
+                n.start_soon(_read_on, wire)
+            await ended.wait()
+            await assert_nothing_is_left(s)
+            assert s.host._pool.statistics().idle == 0
+        n.cancel_scope.cancel()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def _flood(send: Callable[[bytes], Awaitable[None]], head: bytes) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        await send(head)
+        while True:
+            await send(PART)
+
+
+async def _read_on(wire: Wire) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+        while await wire.stream.receive_some(2**20):
+            pass
 
 
 @pytest.mark.usefixtures("transport", "every_reactor")
