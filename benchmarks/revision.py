@@ -101,7 +101,10 @@ async def _check(it: Revision) -> None:
 
 async def _output(command: Sequence[str]) -> str:
     """Run a command; return what it says. Raises: RevisionError with what it says if it fails."""
-    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    try:
+        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    except FileNotFoundError as error:
+        raise RevisionError(f"{command[0]} is not installed") from error
     if done.returncode:
         said = (done.stdout + done.stderr).decode(errors="replace").strip().splitlines()[-20:]
         raise RevisionError("\n".join([f"{subprocess.list2cmdline(command)} failed:", *said]))

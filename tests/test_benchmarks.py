@@ -274,3 +274,11 @@ def test_who_may_not_look_at_processes_is_told_what_is_needed() -> None:
     assert "only as root, or after `sysctl kernel.yama.ptrace_scope=0` (it is 1)" in ptrace_refused(
         1000, "1\n"
     )
+
+
+async def test_without_git_another_commit_is_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RevisionError, match="git is not installed"):
+        await built("HEAD", tmp_path)
