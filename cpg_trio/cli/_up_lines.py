@@ -99,6 +99,10 @@ class UpLines:
         """Write a line that the program has printed: to the log, as those of plugins are."""
         _log.info("%s | %s", _HOST, one_line(text, _MOST_OF_LINE))
 
+    def make_room(self) -> None:
+        """Write what there is."""
+        self._handler.flush()
+
     def end(self) -> None:
         """Write what is left."""
         self._handler.flush()

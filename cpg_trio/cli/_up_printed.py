@@ -8,6 +8,7 @@ its output, as that of a process is, and all others are lines of the host.
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,34 +17,43 @@ from typing import Any, TextIO, cast
 
 from cpg_trio._log_formats import current_source
 from cpg_trio._pieces import Pieces
+from cpg_trio.cli._up_view import UpView
+
+_DEBUGGERS = frozenset({"bdb", "cmd", "pdb"})  # modules that write where a program stands still
+_PDB = ("", "0", "pdb.set_trace")  # as PYTHONBREAKPOINT names it, or none
 
 
 @contextmanager
-def printed_lines(show: Callable[[str], object]) -> Iterator[None]:
-    """Give `show` each line that is printed in the block, unless it is a plugin's. Any thread may print.
+def printed_lines(view: UpView) -> Iterator[None]:
+    """Have a view show each line that is printed in the block, unless it is a plugin's. Any thread may print.
 
-    A debugger has the terminal: from `breakpoint()` on, all is printed as ever.
+    A debugger has the terminal: from its first line on, all is printed as ever.
     """
-    printed = _Printed(show)
+    printed = _Printed(view.line)
     streams = sys.stdout, sys.stderr
     breakpointhook = sys.breakpointhook
 
     def restore() -> None:
         sys.stdout, sys.stderr = streams
-        sys.breakpointhook = breakpointhook
         printed.end()
 
-    def debug(*args: Any, **kwargs: Any) -> Any:
+    def make_way() -> None:
         restore()
+        view.make_room()
+
+    def debug(*args: Any, **kwargs: Any) -> Any:
+        make_way()
         return breakpointhook(*args, **kwargs)
 
     for name in ("stdout", "stderr"):
         if (real := getattr(sys, name)) is not None:  # None: the process was started without it
-            setattr(sys, name, cast(TextIO, _Stream(real, printed)))
-    sys.breakpointhook = debug
+            setattr(sys, name, cast(TextIO, _Stream(real, printed, make_way)))
+    if os.environ.get("PYTHONBREAKPOINT", "") not in _PDB:
+        sys.breakpointhook = debug  # pdb would stop here, and not where it is to; it is known by its lines
     try:
         yield
     finally:
+        sys.breakpointhook = breakpointhook
         restore()
 
 
@@ -91,13 +101,16 @@ class _Stream(io.TextIOBase):
     encoding = "utf-8"
     errors = "backslashreplace"
 
-    def __init__(self, real: TextIO, printed: _Printed) -> None:
+    def __init__(self, real: TextIO, printed: _Printed, make_way: Callable[[], None]) -> None:
         self._real = real
         self._printed = printed
+        self._make_way = make_way
         self.buffer = _Bytes(self)
 
     def write(self, text: str, /) -> int:
         """See `io.TextIOBase`."""
+        if sys._getframe(1).f_globals.get("__name__") in _DEBUGGERS:  # noqa: SLF001 - as debuggers do
+            self._make_way()
         return len(text) if self._printed.write(text) else self._real.write(text)
 
     def flush(self) -> None:

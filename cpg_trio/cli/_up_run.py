@@ -98,7 +98,7 @@ class _Up:
     async def run(self, stop: trio.Event) -> None:
         """Run the platform until `stop` is set. Raises: StartError."""
         try:
-            with printed_lines(self.view.line):
+            with printed_lines(self.view):
                 await self._run(stop)
         finally:
             self.view.end()

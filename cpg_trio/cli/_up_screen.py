@@ -51,6 +51,7 @@ _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright
 _SETTLED = {Phase.READY, Phase.STOPPED, Phase.FAILED}
 _ENDED = {Phase.STOPPED, Phase.FAILED}
 _ERASE = "\r\x1b[J"  # what follows the cursor, and its line
+_NO_PICTURE = 0, ""
 _SAVE_CURSOR, _RESTORE_CURSOR = "\x1b7", "\x1b8"
 _CUT_LINES, _WRAP_LINES = "\x1b[?7l", "\x1b[?7h"
 
@@ -99,7 +100,7 @@ class UpScreen:
         self._colours: dict[str, str] = {}  # by the names of plugins
         self._lines: deque[Text] = deque()
         self._left_out = 0
-        self._picture = 0, ""  # for how many columns, and the block that was written last
+        self._picture = _NO_PICTURE  # for how many columns, and the block that was written last
         self._has_begun = False  # to write
         self._has_ended = False
         self._is_stuck = False  # the terminal has not taken the last picture
@@ -152,6 +153,13 @@ class UpScreen:
             if row.replica.phase not in _ENDED:
                 row.began, row.took_s, row.is_told = now, None, False
         self._changed.set()
+
+    def make_room(self) -> None:
+        """Take the block away, until something changes."""
+        if self._picture == _NO_PICTURE and not self._lines:
+            return
+        self._sink.write(_ERASE + self._rendered(self._take_waiting()))
+        self._picture = _NO_PICTURE
 
     def end(self) -> None:
         """Write the lines that have come since `run` has ended, and each that comes later at once."""

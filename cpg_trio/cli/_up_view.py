@@ -13,7 +13,7 @@ from cpg_trio.host.supervision import Phase, Replica
 
 
 class UpView(Protocol):
-    """Shows what happens to a platform. All but `run` and `end` return at once."""
+    """Shows what happens to a platform. All but `run`, `make_room` and `end` return at once."""
 
     def listening(self, urls: Sequence[str]) -> None:
         """Show that the host listens."""
@@ -29,6 +29,10 @@ class UpView(Protocol):
 
     def line(self, text: str) -> None:
         """Show a line that the program has printed. Any thread may call this."""
+        ...
+
+    def make_room(self) -> None:
+        """Have nothing on the terminal where a debugger is going to write."""
         ...
 
     def end(self) -> None:

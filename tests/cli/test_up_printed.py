@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from contextvars import copy_context
 from functools import partial
@@ -20,6 +22,7 @@ import trio
 
 from cpg_trio._on_loop import OnLoop
 from cpg_trio._pieces import Pieces
+from cpg_trio.cli._up_lines import UpLines
 from cpg_trio.cli._up_printed import printed_lines
 from cpg_trio.host.supervision import OutputBook
 from cpg_trio.launch._task_output import TaskOutput
@@ -56,6 +59,18 @@ class Streams:
     shown: list[str] = attrs.field(factory=list)
 
 
+class View(UpLines):
+    """Shows lines as a test says."""
+
+    def __init__(self, show: Callable[[str], object]) -> None:
+        super().__init__(io.StringIO(), json=False)
+        self.line = show  # type: ignore[method-assign,assignment]
+        self.rooms = 0
+
+    def make_room(self) -> None:
+        self.rooms += 1
+
+
 @contextmanager
 def own_streams() -> Iterator[Streams]:
     """Have the streams of the process be in memory for a block."""
@@ -65,7 +80,7 @@ def own_streams() -> Iterator[Streams]:
 
 
 def test_what_is_printed_is_shown_as_whole_lines_and_afterwards_as_ever() -> None:
-    with own_streams() as streams, printed_lines(streams.shown.append):
+    with own_streams() as streams, printed_lines(View(streams.shown.append)):
         print("one", "two")
         print("be", end="")
         print("gun", "and", sep="\n", file=sys.stderr)
@@ -89,20 +104,53 @@ def test_what_shows_a_line_may_print_itself() -> None:
         print("--- Logging error ---", file=sys.stderr)
         streams.shown.append(line)
 
-    with own_streams() as streams, printed_lines(show):
+    with own_streams() as streams, printed_lines(View(show)):
         print("hello")
     assert streams.shown == ["hello"]
     assert streams.error.getvalue() == "--- Logging error ---\n"
 
 
 def test_a_debugger_has_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "breakpointhook", lambda: print("(Pdb) ", end=""))
-    with own_streams() as streams, printed_lines(streams.shown.append):
-        print("before it")
-        breakpoint()  # noqa: T100 - what is tested
-        print("after it")
-    assert streams.shown == ["before it"]
-    assert streams.out.getvalue() == "(Pdb) after it\n"
+    monkeypatch.setattr(sys, "breakpointhook", lambda: print("(debugger)"))
+    monkeypatch.setenv("PYTHONBREAKPOINT", "some.debugger")
+    with own_streams() as streams:
+        view = View(streams.shown.append)
+        with printed_lines(view):
+            print("before it")
+            breakpoint()  # noqa: T100 - what is tested
+            print("after it")
+    assert (streams.shown, view.rooms) == (["before it"], 1)
+    assert streams.out.getvalue() == "(debugger)\nafter it\n"
+
+
+DEBUGGED = """
+import sys
+from cpg_trio.cli._up_lines import UpLines
+from cpg_trio.cli._up_printed import printed_lines
+
+view, shown = UpLines(None, json=False), []
+view.line = shown.append
+with printed_lines(view):
+    here = "where it is to"
+    print("before it")
+    breakpoint()
+    print("after it")
+print("shown:", shown)
+"""
+
+
+def test_pdb_stops_where_it_is_to_and_has_the_terminal() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DEBUGGED],
+        input="p here\nprint('by hand')\nc\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONBREAKPOINT"},
+    )
+    assert "'where it is to'\n" in done.stdout
+    assert done.stdout.endswith("by hand\n(Pdb) after it\nshown: ['before it']\n")
 
 
 def test_each_thread_has_its_own_line() -> None:
@@ -131,7 +179,7 @@ def test_a_line_without_an_end_is_bounded() -> None:
 async def test_what_a_task_prints_is_its_output_also_in_threads() -> None:
     lines = list[str]()
     output = TaskOutput(lines.append)
-    with own_streams() as streams, printed_lines(streams.shown.append):
+    with own_streams() as streams, printed_lines(View(streams.shown.append)):
         with giving_output("noisy", lambda _: None, output.write):
             print("of the task")
             await trio.to_thread.run_sync(print, "of its thread")

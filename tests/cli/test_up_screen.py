@@ -388,6 +388,19 @@ def test_a_line_that_somebody_else_writes_leaves_no_remains_of_the_block() -> No
     assert "Fatal Python error: Segmentation fault of another program" in lines
 
 
+def test_a_debugger_writes_where_the_block_was_and_the_block_comes_below() -> None:
+    shown = Shown()
+    shown.all_ready()
+    shown.now_is("storage", Phase.STARTING)
+    shown.look()
+    shown.screen.line("just before it")
+    shown.screen.make_room()
+    shown.file.seek(0)
+    shown.terminal.write(shown.file.read())
+    shown.terminal.write("(Pdb) c\n")
+    assert shown.look()[-3:] == ["just before it", "(Pdb) c", "  storage   0.0 s  … starting"]
+
+
 def test_what_a_user_types_is_gone_with_the_next_line() -> None:
     shown = Shown()
     shown.all_ready()
