@@ -7,7 +7,7 @@ reads in them as well, with the same method, target, fields and body, and no mes
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -19,12 +19,13 @@ from cpg_trio.host import Host, HostConfig, LeaseConfig
 from cpg_trio.http import ServeConfig
 from cpg_trio.http.server.config import Http1Engine
 from tests.http.peers import Peer, serving
-from tests.http.reading import Headers, Reading, as_others_want_it, read_request_by_h11
+from tests.http.reading import Headers, Reading, as_others_want_it, pieces, read_request_by_h11
 
 ENDPOINT = b"/echo.v1.Echo/"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 _PATH = re.compile(rb"(?<=[A-Z]) /")
 GOODBYE = b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+_ROUNDS = 5  # of the loop, in which what has been sent is read, and passed on
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _OF_THE_HOST = frozenset({b"host", b"te", b"x-plugin-caller", b"x-plugin-caller-id", b"x-request-id"})
 
@@ -41,13 +42,16 @@ class Relayed:
     received: list[Reading] = attrs.field(factory=list)
     unreadable: list[str] = attrs.field(factory=list)
 
-    async def check(self, data: bytes) -> int:
-        """Send a caller's bytes; assert that the provider got nothing else. Return how many it got."""
+    async def check(self, data: bytes, cuts: Iterable[int] = ()) -> int:
+        """Send a caller's bytes, cut at some places; assert that the provider got nothing else.
+
+        Return how many requests it got.
+        """
         self.received, self.unreadable = [], []
         sent = self._routed(data) + GOODBYE
         stream = await trio.open_tcp_stream(*self.address)
         async with stream, trio.open_nursery() as nursery:
-            nursery.start_soon(_send, stream, sent)
+            nursery.start_soon(_send, stream, pieces(sent, [len(sent) - len(GOODBYE) - cut for cut in cuts]))
             with trio.move_on_after(self.bound_s), suppress(trio.BrokenResourceError):
                 while await stream.receive_some():
                     pass
@@ -99,9 +103,12 @@ def _fields(headers: Headers) -> set[tuple[bytes, bytes]]:
     return {field for field in fields if field[0] not in _FRAMING | _OF_THE_HOST}
 
 
-async def _send(stream: trio.SocketStream, data: bytes) -> None:
+async def _send(stream: trio.SocketStream, parts: Iterable[bytes]) -> None:
     with suppress(trio.BrokenResourceError):
-        await stream.send_all(data)
+        for part in parts:
+            await stream.send_all(part)
+            for _ in range(_ROUNDS):
+                await trio.lowlevel.checkpoint()
 
 
 async def _received(connection: h11.Connection, peer: Peer) -> Reading | None:

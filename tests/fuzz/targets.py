@@ -47,7 +47,7 @@ def _check_response(data: bytes) -> None:
 
 def _check_relay(data: bytes) -> None:
     relayed, token = _running()
-    trio.from_thread.run(relayed.check, data, trio_token=token)
+    trio.from_thread.run(relayed.check, data, _cuts(data), trio_token=token)
 
 
 @cache
