@@ -9,6 +9,10 @@ so a slow reader holds its sender. Then pieces are smaller, until one goes whole
 readers are slow. No task wakes for any of this.
 
 When something happens that is not the next piece of the body, a task goes on from there (`hand_over`).
+
+What was tried, as the processor's time for 1 MiB in a bare loop: pieces of 64 KiB take 410 us, of 256 KiB
+320, of 1 MiB 280; `os.splice` through a pipe takes 250 for an answer, and no less than a copy for a request.
+Open: splice for answers. It needs two descriptors for each body that is held, a declared length, and no TLS.
 """
 
 from __future__ import annotations
