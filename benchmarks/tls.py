@@ -134,10 +134,14 @@ def _costs(samples: Mapping[str, _Samples]) -> str:
     for case in _CASES:
         for peer, plain, encrypted in _pairs(samples[case]):
             cost, cost_encrypted = median(plain, _cpu), median(encrypted, _cpu)
-            last = f"{ratio(plain, encrypted):.2f}" if case == _KEPT else f"{cost_encrypted - cost:.0f}"
+            last = f"{ratio(plain, encrypted):.2f}" if case == _KEPT else _handshake(cost_encrypted - cost)
             rows.setdefault(peer.title, []).extend((f"{cost:.0f}", f"{cost_encrypted:.0f}", last))
-    heads = [_KEPT, "with TLS", "ratio", _NEW, "with TLS", "difference: a handshake"]
+    heads = [_KEPT, "with TLS", "ratio", _NEW, "with TLS", "a handshake (a second, on one core)"]
     return table("proxy", heads, [[title, *cells] for title, cells in rows.items()])
+
+
+def _handshake(cost_us: float) -> str:
+    return f"{cost_us:.0f} ({1e6 / cost_us:,.0f})" if cost_us > 0 else "0"
 
 
 def _rates(samples: Mapping[str, _Samples]) -> str:
