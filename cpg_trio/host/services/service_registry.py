@@ -35,6 +35,7 @@ _log = logging.getLogger("cpg_trio.host")
 AT_ONCE = (f"/{ServiceRegistryService.service_name}/DiscoverService".encode(),)
 """The paths of the methods that never wait."""
 
+_MOST_ANSWERS = 256  # to discoveries, that are kept
 _BEFORE_DEADLINE_S = 0.02  # by which a watch ends before its caller's deadline
 # Metadata that says where the plugin is. Other plugins do not get it: calls go through the host.
 _HOST_ONLY_KEYS = frozenset({wire.BASE_URL_KEY, wire.SOCKET_KEY, wire.CONTROL_URL_KEY})
@@ -66,6 +67,8 @@ class RegistryService(ServiceRegistryService):
         self._saved = saved
         self._forwarding = forwarding
         self._others = others
+        self._answers: dict[tuple[Registration, bool], pb.DiscoverServiceResponse] = {}
+        self._answers_of = 0  # the revision of the registry
 
     async def register_service(
         self, request: pb.RegisterServiceRequest, ctx: Context, /
@@ -175,7 +178,19 @@ class RegistryService(ServiceRegistryService):
             self._access.check_may_call(caller, request.service_type, Action.DISCOVER)
             requirement = Requirement.parse(request.min_version, request.version_range)
             registration, single = self._registry.discover(request.service_type, requirement)
-        return pb.DiscoverServiceResponse(endpoint=_endpoint(registration), single_provider=single)
+        return self._discovered(registration, single=single)
+
+    def _discovered(self, registration: Registration, *, single: bool) -> pb.DiscoverServiceResponse:
+        """Return the answer that tells of a provider: the one of before, until the registry changes."""
+        answers, revision = self._answers, self._registry.revision
+        if revision != self._answers_of or len(answers) >= _MOST_ANSWERS:
+            answers.clear()
+            self._answers_of = revision
+        answer = answers.get((registration, single))
+        if answer is None:
+            answer = pb.DiscoverServiceResponse(endpoint=_endpoint(registration), single_provider=single)
+            answers[registration, single] = answer
+        return answer
 
     async def watch_service(
         self, request: pb.WatchServiceRequest, ctx: Context, /

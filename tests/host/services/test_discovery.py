@@ -220,3 +220,21 @@ async def test_a_discovery_is_answered_without_a_task_if_it_is_plain_and_all_ans
             assert (answer.header(name.encode()) or b"").decode() == same.headers.get(name, "")
         if at_once is not None:
             assert (tasks[0] in _OF_A_REACTOR) == at_once
+
+
+async def test_the_same_discovery_is_told_what_has_changed_meanwhile() -> None:
+    async with running() as host:
+        headers, registry = await host.plugin("caller"), host.host.registry
+
+        async def discovered() -> tuple[str, Any, bool]:
+            _, answer = await host.post(DISCOVER, {"serviceType": "t"}, headers)
+            endpoint = answer["endpoint"]
+            return endpoint["version"], endpoint.get("metadata"), answer.get("singleProvider", False)
+
+        registry.register("a", "t", "1.0.0", "/x/", {"k": "v"})
+        assert [await discovered() for _ in range(2)] == [("1.0.0", {"k": "v"}, True)] * 2
+        registry.register("b", "t", "3.0.0", "/x/", {})
+        assert await discovered() == ("1.0.0", {"k": "v"}, False)
+        registry.remove_plugin("b")
+        registry.register("a", "t", "2.0.0", "/x/", {"k": "w"})
+        assert await discovered() == ("2.0.0", {"k": "w"}, True)
