@@ -5,6 +5,8 @@ files have changed; a connection keeps the one that it began with. Files that ca
 half-written, a key of another certificate) change nothing, and are logged once.
 
 Sessions are not resumed: each connection proves its identity anew, with a certificate that is valid then.
+Only clients of TLS 1.2 may resume one, as Python cannot have OpenSSL not keep them; not with a certificate
+that has expired since, and not after the files have changed.
 """
 
 from __future__ import annotations

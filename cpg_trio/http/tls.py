@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
@@ -92,8 +93,25 @@ class TlsChannel(Channel):
                 raise NotTlsError(PLAIN_IS_SPOKEN)
             begun = True
             self._incoming.write(data)
+        if self._tls.session_reused:
+            self._check_not_expired()
         self._buffered = bool(self._incoming.pending)
         await self._send_rest()
+
+    def _check_not_expired(self) -> None:
+        """Raise trio.BrokenResourceError if the other side's certificate has expired.
+
+        A client of TLS 1.2 may resume a session, for two hours at most: OpenSSL keeps them, and Python cannot
+        have it not to. The certificate is not verified again then. New authorities are a new context, which
+        knows no sessions.
+        """
+        try:
+            certificate = self._tls.getpeercert() or {}
+        except (ValueError, ssl.SSLError) as error:
+            raise trio.BrokenResourceError("the certificate of a resumed session cannot be read") from error
+        expires = certificate.get("notAfter")
+        if isinstance(expires, str) and ssl.cert_time_to_seconds(expires) < time.time():
+            raise trio.BrokenResourceError("the certificate of a resumed session has expired")
 
     def _have_shaken_hands(self) -> bool:
         try:

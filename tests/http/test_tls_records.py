@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import cache, partial
@@ -18,6 +19,7 @@ import trio
 import trustme
 from hypothesis import given, settings, strategies as st
 
+from cpg_trio.http import Clients
 from cpg_trio.http.channel import SocketChannel
 from cpg_trio.http.reactor import Reactor, open_reactor
 from cpg_trio.http.tls import TlsChannel
@@ -44,10 +46,12 @@ def contexts(version: ssl.TLSVersion) -> tuple[ssl.SSLContext, ssl.SSLContext]:
 class Other:
     """The client at the other end of a socket."""
 
-    def __init__(self, context: ssl.SSLContext, sock: socket.socket) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, sock: socket.socket, session: ssl.SSLSession | None = None
+    ) -> None:
         self.sock = sock
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._in, self._out, server_hostname="localhost")
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname="localhost", session=session)
 
     async def shake_hands(self) -> None:
         while True:
@@ -289,6 +293,56 @@ async def test_a_small_write_is_one_record_in_one_piece() -> None:
         ends.channel.send_nowait(b"x" * 300)
         records = ends.other.sock.recv(2**16)
         assert 5 + int.from_bytes(records[3:5]) == len(records)
+
+
+# Sessions
+
+
+async def session_of(
+    server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> tuple[ssl.SSLSession | None, bool]:
+    """Connect, and end in good order. Return the client's session, and whether it was resumed."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.settimeout(0)
+        channel, other = TlsChannel(SocketChannel(ours), server), Other(client, theirs, session)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(other.shake_hands)
+                await channel.shake_hands()
+        finally:
+            channel.close()
+        return other._tls.session, bool(other._tls.session_reused)
+
+
+async def test_a_session_is_not_resumed_with_a_certificate_that_has_expired_since(
+    certificates: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client = certificates.config(Clients.REQUIRED).server_contexts()(), certificates.client_context()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    session, resumed = await session_of(server, client)
+    assert not resumed
+    session, resumed = await session_of(server, client, session)
+    assert resumed  # the day that it is not, nothing has to be checked
+    later = time.time() + 3 * 24 * 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    with pytest.RaisesGroup(pytest.RaisesExc(trio.BrokenResourceError, match="expired")):
+        await session_of(server, client, session)
+
+
+async def test_no_session_outlives_the_files_that_it_was_verified_by(certificates: Files) -> None:
+    config, client = certificates.config(), certificates.client_context()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    session, _ = await session_of(config._server_context(), client)
+    _, resumed = await session_of(config._server_context(), client, session)
+    assert not resumed
+
+
+async def test_with_tls_1_3_no_session_is_resumed(certificates: Files) -> None:
+    server, client = certificates.config().server_contexts()(), certificates.client_context()
+    session, _ = await session_of(server, client)
+    _, resumed = await session_of(server, client, session)
+    assert not resumed
 
 
 # What TLS says of its own accord
