@@ -263,10 +263,10 @@ def _subscribe(request: WatchRequest) -> None:
 
 
 def check_peer(data: bytes) -> None:
-    """An address is one or none, without a port; a certificate is that of one plugin at most."""
+    """What is no address counts as none; a certificate is that of one plugin at most."""
     text = data.decode("utf-8", "replace")
-    address = Peer.at(text).address
-    assert not address or parse_address(address) is not None
+    is_address = parse_address(text) is not None
+    assert Peer.of((text, 1)).key.startswith("address:" if is_address else "unix:")
     names = ("p", "q", "storage-plugin")
     policy = Policy()
     good = [name for name in names if not policy.why_not_certified(Peer("192.0.2.7", (text,)), name)]

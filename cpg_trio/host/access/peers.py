@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 
-from cpg_trio._addresses import address_key, parse_address
+from cpg_trio._addresses import address_key
 from cpg_trio.asgi import Scope
 
 
@@ -37,12 +37,6 @@ class Peer:
     def of_scope(cls, scope: Scope) -> Peer:
         """Return the peer that an ASGI call comes from."""
         return cls.of(scope.get("client"), (scope.get("state") or {}).get("peer_names", ()))
-
-    @classmethod
-    def at(cls, client: str | None, names: tuple[str, ...] = ()) -> Peer:
-        """Return the peer at `10.0.0.5:49152` or `::1:49152`, None for a Unix socket."""
-        address = parse_address((client or "").rpartition(":")[0])
-        return cls(str(address) if address else "", names)
 
 
 _NOWHERE = Peer()

@@ -198,21 +198,21 @@ def test_each_kind_of_call_has_a_rate(kind: Kind) -> None:
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        ("10.0.0.5:1", "10.0.0.5:65535", True),
-        ("10.0.0.5:1", "10.0.0.6:1", False),
-        ("::ffff:10.0.0.5:1", "10.0.0.5:2", True),
-        ("2001:db8:0:1::1:1", "2001:db8:0:1:ffff::9:2", True),
-        ("2001:db8:0:1::1:1", "2001:db8:0:2::1:1", False),
+        (("10.0.0.5", 1), ("10.0.0.5", 65535), True),
+        (("10.0.0.5", 1), ("10.0.0.6", 1), False),
+        (("::ffff:10.0.0.5", 1), ("10.0.0.5", 2), True),
+        (("2001:db8:0:1::1", 1), ("2001:db8:0:1:ffff::9", 2), True),
+        (("2001:db8:0:1::1", 1), ("2001:db8:0:2::1", 1), False),
         (None, None, True),
-        (None, "127.0.0.1:1", False),
+        (None, ("127.0.0.1", 1), False),
     ],
 )
 def test_an_address_is_a_caller_whatever_its_port_and_its_last_64_bits(
-    one: str | None,
-    other: str | None,
+    one: tuple[str, int] | None,
+    other: tuple[str, int] | None,
     same: bool,  # noqa: FBT001
 ) -> None:
-    assert (Peer.at(one).key == Peer.at(other).key) is same
+    assert (Peer.of(one).key == Peer.of(other).key) is same
 
 
 # The host
