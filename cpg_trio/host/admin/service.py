@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import attrs
 
@@ -77,12 +78,9 @@ class AdminRpcs(AdminService):
         Raises: ConnectError `resource_exhausted`.
         """
         with self._events.reading(request.after, request.plugin, request.kinds) as reader:
-            while True:
-                events, missed = reader.next()
-                if events or missed:
+            async with aclosing(reader.batches(follow=request.follow)) as batches:
+                async for events, missed in batches:
                     yield pb.WatchEventsResponse(events=map(messages.event, events), missed=missed)
-                elif not (request.follow and await reader.wait()):
-                    return
 
     async def list_managed_plugins(
         self, request: pb.ListManagedPluginsRequest, _ctx: Context, /
@@ -112,12 +110,9 @@ class AdminRpcs(AdminService):
         Raises: ConnectError `not_found`, `resource_exhausted`.
         """
         with self._view.reading_lines(request) as reader:
-            while True:
-                lines, missed = reader.next()
-                if lines or missed:
+            async with aclosing(reader.batches(follow=request.follow)) as batches:
+                async for lines, missed in batches:
                     yield pb.WatchLogsResponse(lines=map(managed_messages.line, lines), missed=missed)
-                elif not (request.follow and await reader.wait()):
-                    return
 
     async def add_plugin(self, request: pb.AddPluginRequest, _ctx: Context, /) -> pb.AddPluginResponse:
         """See `ManagedActions.add`."""

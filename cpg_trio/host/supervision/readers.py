@@ -6,7 +6,8 @@ slow misses the oldest entries, and is told how many of its own it has missed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
@@ -101,6 +102,20 @@ class Reader(Generic[E]):
             self._read = entry.sequence
         missed, self._missed = self._missed, 0
         return wanted, missed
+
+    async def batches(self, *, follow: bool) -> AsyncGenerator[tuple[Sequence[E], int], None]:
+        """Yield what `next` returns: with `follow` until the log is closed, else what there is already.
+
+        What comes meanwhile is left out then, or a log that grows faster than it is read would have no end.
+        """
+        newest = math.inf if follow else self._log.last
+        while self._read < newest:
+            entries, missed = self.next()
+            entries = [entry for entry in entries if entry.sequence <= newest]
+            if entries or missed:
+                yield entries, missed
+            elif not (follow and await self.wait()):
+                return
 
     async def wait(self) -> bool:
         """Wait until there may be more; return False if there will not be."""

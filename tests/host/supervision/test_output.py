@@ -115,3 +115,33 @@ def test_readers_are_bounded_and_one_of_a_former_host_begins_anew() -> None:
         each.__exit__(None, None, None)
     with book.reading(after=1_000) as reader:
         assert len(reader.next()[0]) == 1
+
+
+async def test_what_is_there_has_an_end_though_more_comes_all_the_time() -> None:
+    book = OutputBook(lines=500)
+    for number in range(250):
+        book.add("noisy", 1, str(number))
+    found: list[str] = []
+    with book.reading("noisy") as reader:
+        async for lines, missed in reader.batches(follow=False):
+            assert not missed
+            found += [line.text for line in lines]
+            for _ in range(100):  # as fast as it is read
+                book.add("noisy", 1, "meanwhile")
+    assert found == [str(number) for number in range(250)]
+
+
+async def test_what_is_there_has_an_end_though_all_of_it_is_pushed_out() -> None:
+    book = OutputBook(lines=100)
+    for number in range(100):
+        book.add("noisy", 1, str(number))
+    told = 0
+    with book.reading("noisy") as reader:
+        for _ in range(300):
+            book.add("noisy", 1, "meanwhile")
+        newest = book.last("noisy", 1)[0].sequence
+        async for lines, missed in reader.batches(follow=False):
+            told += len(lines) + missed
+            for _ in range(300):
+                book.add("noisy", 1, "later")
+    assert 0 < told <= newest
