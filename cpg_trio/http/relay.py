@@ -224,7 +224,10 @@ class RelayCall:
         self._exchange.watch(self._caller.connection.service.reactor, self._hear)
 
     def _hear_early(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - the reactor's signature
-        self._hand_over()
+        try:
+            self._hand_over()
+        except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
+            self._caller.fail(error)
 
     def _hand_over(self) -> None:
         """Have the task go on with what is passed on without one."""
