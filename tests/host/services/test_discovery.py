@@ -103,7 +103,7 @@ async def test_a_watch_ends_with_the_identity_that_opened_it() -> None:
 async def test_a_watch_that_runs_out_of_time_ends_in_good_order() -> None:
     async with running() as host:
         with trio.fail_after(10):
-            messages = await watch(host.http, {**await host.plugin("p"), "connect-timeout-ms": "200"})
+            messages = await watch(host.http, {**await host.plugin("p"), "connect-timeout-ms": "1000"})
     assert messages == [{"serviceType": "t", "state": "SERVICE_STATE_UNAVAILABLE"}, {}]
 
 
