@@ -50,7 +50,7 @@ def pytest_collection(session: pytest.Session) -> None:
 
 # Coverage traces each line, which costs two thirds more CPU time. So it looks at a part of what runs: what it
 # reports is a lower bound. Nothing of this changes which tests run, nor how.
-_MEASURED_CASES, _MEASURED_EXAMPLES = 4, 20
+_MEASURED_CASES, _MEASURED_EXAMPLES = 2, 10
 _PROCESSES = "COVERAGE_PROCESS_CONFIG"  # what has coverage start in child processes
 _unmeasured = set[str]()
 
