@@ -118,6 +118,14 @@ def _untraced() -> Iterator[None]:
         sys.settrace(tracer)
 
 
+@pytest.fixture(autouse=True)
+def _path_of_modules() -> Iterator[None]:
+    """Have what a platform file makes importable be so for its test alone."""
+    before = sys.path[:]
+    yield
+    sys.path[:] = before
+
+
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A folder for sockets, whose paths have 107 bytes at most; `tmp_path` may be too deep for that."""
