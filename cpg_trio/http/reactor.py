@@ -245,7 +245,8 @@ class _Registered:
     async def call_when_writable(self, call: Callable[[], None], scope: trio.CancelScope) -> None:
         """Call when something can be sent, in a scope."""
         with scope, suppress(trio.ClosedResourceError):
-            await trio.lowlevel.wait_writable(self.sock)
+            if not scope.cancel_called:  # or the socket may be closed
+                await trio.lowlevel.wait_writable(self.sock)
         if self.writing is scope and not scope.cancel_called:
             self.writing = None
             try:
