@@ -191,6 +191,7 @@ class UpScreen:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if text := self.frame():
                     await self._write(text)
+                    self.written()
                 await trio.sleep(_LEAST_S)
                 with trio.move_on_after(math.inf if self._is_quiet() else _EVERY_S - _LEAST_S):
                     await self._changed.wait()
@@ -207,7 +208,7 @@ class UpScreen:
 
     def frame(self, *, last: bool = False) -> str:
         """Return what has to be written to the terminal now: the new lines, and the block in its new form."""
-        columns = max(self._out.console.width, _LEAST_COLUMNS)
+        columns = self._columns
         lines = self._rendered(self._take_lines())
         rows = [_cut(line, columns - 1) for line in self._block(self._out.console.height)]
         block = self._rendered(rows)
@@ -216,6 +217,15 @@ class UpScreen:
         erased = _ERASE if self._has_begun else ""
         self._has_begun, self._picture = True, (columns, block)
         return erased + lines + (block if last else _resting(block, len(rows)))
+
+    def written(self) -> None:
+        """Have the block drawn anew if the terminal has another width by now, and may have cut it."""
+        if self._picture[0] != self._columns:
+            self._picture = _NO_PICTURE
+
+    @property
+    def _columns(self) -> int:
+        return max(self._out.console.width, _LEAST_COLUMNS)
 
     def _rendered(self, lines: Iterable[Text]) -> str:
         with self._out.console.capture() as captured:

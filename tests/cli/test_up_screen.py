@@ -345,6 +345,7 @@ def happen(shown: Shown, what: str, value: Any) -> None:
         shown.terminal.write(picture[:at])
         shown.resize(columns)
         shown.terminal.write(picture[at:])
+        shown.screen.written()
 
 
 @given(STEPS, STEPS, WIDTHS)
