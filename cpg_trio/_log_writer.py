@@ -126,28 +126,15 @@ class LineHandler(logging.Handler):
             self._write()
 
     def _gather(self) -> bool:
-        """Wait for lines, and then for more of them. Return False if there will be none any more.
-
-        While lines keep coming it does not rest, so that who adds one need not wake it: to be woken it takes
-        the interpreter's lock from the thread that has just logged.
-        """
+        """Wait for lines, and then for more of them. Return False if there will be none any more."""
         with self._changed:
-            self._pause()
-            if not self._has_work():
-                self._resting = True
-                while not self._has_work():
-                    self._changed.wait()
-                    self._resting = True  # woken for a line that was written already
-                self._resting = False
-                self._pause()
+            self._resting = True
+            while not (self._lines or self._closing or (self._dropped and not self._stuck)):
+                self._changed.wait()
+                self._resting = True  # woken for a line that was written already
+            self._resting = False
+            self._changed.wait_for(lambda: self._urgent or self._closing, _GATHER_S)
             return bool(self._lines) or not self._closing
-
-    def _has_work(self) -> bool:
-        return bool(self._lines or self._closing or (self._dropped and not self._stuck))
-
-    def _pause(self) -> None:
-        """Let lines gather for a while, but for urgent ones."""
-        self._changed.wait_for(lambda: self._urgent or self._closing, _GATHER_S)
 
     def _write(self) -> None:
         """Write the lines that wait."""

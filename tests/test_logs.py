@@ -154,25 +154,6 @@ def test_what_has_gathered_is_written_without_anybody_asking(pipe: Pipe) -> None
         assert texts(pipe.read()) == [text]
 
 
-def test_who_adds_a_line_soon_after_others_wakes_nobody(
-    pipe: Pipe, nobody_gathers: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    woken: list[LineHandler] = []
-    wake = LineHandler._wake
-
-    def note_and_wake(handler: LineHandler) -> None:
-        woken.append(handler)
-        wake(handler)
-
-    monkeypatch.setattr(LineHandler, "_wake", note_and_wake)
-    configure_logging(stream=pipe.stream)
-    for text in ("one", "two", "three"):
-        LINES.info(text)
-        flush()
-        assert texts(pipe.read()) == [text]
-    assert len(woken) == 1
-
-
 @pytest.mark.parametrize("blocking", [True, False])
 def test_a_reader_that_stalls_holds_up_nobody_and_misses_nothing(pipe: Pipe, *, blocking: bool) -> None:
     os.set_blocking(pipe.stream.fileno(), blocking)
