@@ -234,7 +234,7 @@ class _RequestHead:
     """What the router reads in the head of a request. Requests with the same head share it."""
 
     __slots__ = (
-        *("_method", "_start", "_statement", "_te"),
+        *("_method", "_query", "_start", "_statement", "_te"),
         *("authorization", "context", "forwarded", "no_page_at", "path", "query", "runtime_id", "unlisted"),
     )
 
@@ -243,7 +243,8 @@ class _RequestHead:
         self._te = b"te: trailers\r\n" if head.accepts_trailers else b""
         self._statement: Statement | None = None
         self._start = b""  # with that statement
-        self.path, _, self.query = head.target.partition(b"?")
+        self.path, mark, self.query = head.target.partition(b"?")
+        self._query = mark + self.query  # an empty one goes on, too
         self.forwarded = fields.forwarded
         """The fields that are forwarded as they are."""
         self.context = fields.context
@@ -258,7 +259,7 @@ class _RequestHead:
     def start(self, route: Route, statement: Statement) -> bytes:
         """Return what goes on of it by a route, with the statement for that. It is kept for the next call."""
         if statement is not self._statement:
-            target = b"%b?%b" % (route.target, self.query) if self.query else route.target
+            target = route.target + self._query
             first = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (self._method, target, route.host)
             self._start = b"".join([first, self._te, field_lines(self.forwarded), statement.lines])
             self._statement = statement
