@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tests.fuzz.costs import traced
+from tests.fuzz.costs import end_readers, traced
 from tests.fuzz.targets import TARGETS
 from tests.http.mutations import mutations
 
 COSTS = "costs"
 # The others have tests of their own, in tests/http and tests/host.
 PARSERS = sorted(set(TARGETS) - {"request", "response", "relay", COSTS})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _end_readers() -> Iterator[None]:
+    """Leave no thread behind, which would disturb tests that come later: it takes random numbers, too."""
+    yield
+    end_readers()
 
 
 @pytest.mark.parametrize("name", PARSERS)

@@ -68,6 +68,7 @@ _MANY = 6  # commands that a table lists
 OF_OTHERS = {
     "NO_COLOR": "commands: no colours and signs ([no-color.org](https://no-color.org))",
     "PATH": "where commands of a platform file are looked for",
+    "PYTHONBREAKPOINT": "`up`: whether `breakpoint()` is to have the terminal, as that of pdb has",
     "PYTHONPATH": "where Python plugins of a platform file are looked for, after the directory of the file",
     "VIRTUAL_ENV": "`new`: whether to say how the environment is activated",
     "XDG_RUNTIME_DIR": "directory of the admin sockets",

@@ -63,6 +63,13 @@ class Readers:
     provider: bytes = b""
     kept_before: int | None = None
     """What they held when they had read something for the first time."""
+    thread: threading.Thread = attrs.field(factory=threading.current_thread)
+    ends: trio.Event = attrs.field(factory=trio.Event)
+
+    def end(self) -> None:
+        """End them, and their thread."""
+        trio.from_thread.run_sync(self.ends.set, trio_token=self.token)
+        self.thread.join()
 
     def check(self, data: bytes) -> None:
         """Have both read some bytes. Raises AssertionError for what costs too much."""
@@ -155,16 +162,23 @@ def _send(url: str, data: bytes) -> bytes:
 
 @cache
 def readers() -> Readers:
-    """Run a host and a public plugin in a thread of their own, for as long as the process lives."""
+    """Run a host and a public plugin in a thread of their own, until `end_readers` or the process's end."""
     started: SimpleQueue[Readers] = SimpleQueue()
 
     async def run() -> None:
         async with _reading() as those:
             started.put(those)
-            await trio.sleep_forever()
+            await those.ends.wait()
 
     threading.Thread(target=trio.run, args=(run,), daemon=True).start()
     return started.get()
+
+
+def end_readers() -> None:
+    """End those of `readers`, if there are any."""
+    if readers.cache_info().currsize:
+        readers().end()
+        readers.cache_clear()
 
 
 @asynccontextmanager
@@ -193,6 +207,7 @@ async def _reading() -> AsyncIterator[Readers]:
         proof = f"X-Plugin-Runtime-ID: {caller.runtime_id}\r\nAuthorization: Bearer {token}"
         those.credentials, those.provider = proof.encode(), provider.runtime_id.encode()
         yield those
+        nursery.cancel_scope.cancel()
 
 
 def _json(path: str, message: object, **headers: str) -> bytes:
