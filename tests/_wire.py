@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
@@ -181,6 +182,11 @@ async def _connected(
 
 def socket_of(stream: WireStream) -> trio.socket.SocketType:
     return stream.transport_stream.socket if isinstance(stream, trio.SSLStream) else stream.socket
+
+
+def reset_at_close(stream: WireStream) -> None:
+    """Have the close of a stream be a reset, which may overtake what was sent."""
+    socket_of(stream).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @asynccontextmanager

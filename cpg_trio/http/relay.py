@@ -246,25 +246,21 @@ class RelayCall:
         try:
             exchange, caller = self._exchange, self._caller
             response_is_whole, response = exchange.read_nowait(), exchange.message
-            if not response_is_whole or self._forward.refusal(response.status, _telling(response)):
-                if response_is_whole or not self._may_pass_back(response):
-                    exchange.ignore()
-                    caller.hand_over(self._go_on)
-                else:
-                    self._respond(response)
-                    self._record.stage, self._record.status = Stage.RESPONSE, response.status
-                    body = ResponseBody(exchange, caller, self._record, self._end_body, self._hand_over)
-                    self._response_body = body
-                    body.begin(gone=gone)
+            goes_back = response_is_whole or self._may_pass_back(response)
+            if not goes_back or self._forward.refusal(response.status, _telling(response)):
+                exchange.ignore()
+                caller.hand_over(self._go_on)
                 return
             self._respond(response)
-            piece, trailers = response.take(), response.trailers and self._trailers_back(response)
-            self._record.response_bytes = len(piece)
-            self._record.succeed(response.status, response.head.code or self._code(response, piece))
-            exchange.close()
-            caller.in_hand = None
-            self._forward.end(self)
-            caller.finish_nowait(piece, trailers)
+            if response_is_whole:
+                piece = self._body_back(response)
+                self._record.succeed(response.status, response.head.code or self._code(response, piece))
+                self._finish(piece)
+                return
+            self._record.stage, self._record.status = Stage.RESPONSE, response.status
+            body = ResponseBody(exchange, caller, self._record, self._end_body, self._hand_over)
+            self._response_body = body
+            body.begin(gone=gone)
         except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
             self._caller.fail(error)
 
@@ -274,12 +270,11 @@ class RelayCall:
             response.status >= 200  # noqa: PLR2004 - a final response
             and self._caller.passes_at_once
             and not self._exchange.failed
-            and not self._forward.refusal(response.status, _telling(response))
         )
 
     def _end_body(self, piece: Piece) -> None:
         """End the call with the last piece of a response that was passed back without a task."""
-        exchange, caller, response = self._exchange, self._caller, self._exchange.message
+        caller, response = self._caller, self._exchange.message
         self._record.succeed(
             response.status, response.head.code or self._code(response, self._last_of(piece))
         )
@@ -288,11 +283,15 @@ class RelayCall:
             piece = b""
             if caller.lost:
                 return
+        self._finish(bytes(piece))
+
+    def _finish(self, piece: bytes) -> None:
+        """Send the last piece of a response, or all of it, as the call has succeeded."""
+        exchange, caller = self._exchange, self._caller
         exchange.close()
         caller.in_hand = None
-        self.note_progress()
         self._forward.end(self)
-        caller.finish_nowait(bytes(piece), self._trailers_back(response))
+        caller.finish_nowait(piece, self._trailers_back(exchange.message))
 
     def _last_of(self, piece: Piece) -> bytes:
         """Return the last piece of a response's body that is not empty: `piece`, or one before it."""

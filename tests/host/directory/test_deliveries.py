@@ -82,6 +82,18 @@ async def watching(registry: Registry, count: int = 1) -> AsyncIterator[tuple[Wa
             nursery.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def unread(registry: Registry) -> AsyncIterator[tuple[WatchHub, Watcher]]:
+    """Have a hub run, and a watcher that reads only when the test does."""
+    hub = WatchHub(registry)
+    with hub.watch("w") as watch, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.run)
+            await wait_all_tasks_blocked()
+            yield hub, Watcher(watch)
+            nursery.cancel_scope.cancel()
+
+
 def add(registry: Registry, runtime_id: str = "a", metadata: dict[str, str] | None = None) -> None:
     registry.register(runtime_id, "t", "1.0.0", "/x/", metadata or {})
 
@@ -134,20 +146,16 @@ async def test_a_watcher_whose_network_is_full_has_one_update_in_its_way_and_the
 
 async def test_nothing_is_delivered_while_the_task_of_the_watcher_has_an_update() -> None:
     registry = Registry()
-    hub = WatchHub(registry)
-    with hub.watch("w") as watch, trio.fail_after(5):
-        watcher = Watcher(watch)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(hub.run)
-            watch.subscribe("t")
-            await wait_all_tasks_blocked()
-            first = await anext(watch)  # and it is being sent
-            add(registry)
-            await wait_all_tasks_blocked()
-            assert not watcher.delivered
-            second = await anext(watch)
-            assert [u.statuses["t"].state for u in (first, second)] == [UNAVAILABLE, AVAILABLE]
-            nursery.cancel_scope.cancel()
+    async with unread(registry) as (_, watcher):
+        watch = watcher.watch
+        watch.subscribe("t")
+        await wait_all_tasks_blocked()
+        first = await anext(watch)  # and it is being sent
+        add(registry)
+        await wait_all_tasks_blocked()
+        assert not watcher.delivered
+        second = await anext(watch)
+        assert [u.statuses["t"].state for u in (first, second)] == [UNAVAILABLE, AVAILABLE]
 
 
 async def test_a_large_update_is_left_to_the_task_which_waits_for_room() -> None:
@@ -186,17 +194,8 @@ async def test_a_delivery_that_fails_ends_that_watcher_alone() -> None:
 
 
 async def test_what_was_not_delivered_when_the_hub_closes_is_read_before_the_end() -> None:
-    registry = Registry()
-    hub = WatchHub(registry)
-    with hub.watch("w") as watch, trio.fail_after(5):
-        watcher = Watcher(watch)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(hub.run)
-            await wait_all_tasks_blocked()
-            watch.subscribe("t")
-            hub.close()
-            await watcher.run()
-            assert [update.statuses["t"].state for update in watcher.taken + watcher.delivered] == [
-                UNAVAILABLE
-            ]
-            nursery.cancel_scope.cancel()
+    async with unread(Registry()) as (hub, watcher):
+        watcher.watch.subscribe("t")
+        hub.close()
+        await watcher.run()
+        assert [update.statuses["t"].state for update in watcher.taken + watcher.delivered] == [UNAVAILABLE]

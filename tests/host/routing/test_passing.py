@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import random
-import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -23,7 +22,7 @@ from cpg_trio.http.channel import RECEIVE_BYTES
 from cpg_trio.http.passing import RequestBody, ResponseBody
 from cpg_trio.http.relay import RelayCall
 from cpg_trio.http.server.http1 import Http1Exchange
-from tests._wire import Wire, dial, socket_of
+from tests._wire import Wire, dial, reset_at_close, socket_of
 from tests.host.routed import Setting, routing, transport
 from tests.http.peers import OK, Peer
 
@@ -309,9 +308,8 @@ async def test_a_call_whose_body_is_held_ends_with_either_side(
         if ending == "caller closes":
             await trio.aclose_forcefully(wire.stream)
         elif ending == "caller resets":
-            sock = socket_of(wire.stream)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            sock.close()
+            reset_at_close(wire.stream)
+            socket_of(wire.stream).close()
         elif ending == "provider is gone":
             s.host._lifetimes.end(s.provider, "it is gone")
         leave.set()
@@ -567,9 +565,8 @@ async def test_a_call_whose_body_is_on_its_way_leaves_nothing_behind(
         if ending == "caller closes":
             await wire.stream.aclose()
         elif ending == "caller resets":
-            sock = socket_of(wire.stream)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            sock.close()
+            reset_at_close(wire.stream)
+            socket_of(wire.stream).close()
         elif ending == "provider is gone":
             s.host._lifetimes.end(s.provider, "it is gone")
         if ending != "host stops":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -28,13 +27,12 @@ from cpg_trio.http import ClientExchange, ServeConfig
 from cpg_trio.http.channel import SocketChannel
 from cpg_trio.http.relay import RelayCall
 from cpg_trio.http.server.http1 import Http1Connection, Http1Exchange
-from tests._wire import Wire, dial, socket_of
+from tests._wire import Wire, dial, reset_at_close, socket_of
 from tests.host.routed import USUAL, Recorder, Setting, routing, silent_address, transport
 from tests.http.peers import OK, Peer, serving, url_of
 
 __all__ = ["transport"]  # fixtures
 
-RESET = struct.pack("ii", 1, 0)
 BIG = 2**24  # bytes, more than all buffers on the way
 ENOUGH = b"x" * 2**16
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -149,10 +147,9 @@ class Trial:
     async def end(self, ending: str) -> None:
         """End the call."""
         if ending.startswith("caller"):
-            sock = socket_of(self.wire.stream)
             if ending == "caller resets":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            sock.close()
+                reset_at_close(self.wire.stream)
+            socket_of(self.wire.stream).close()
         elif ending == "provider breaks off":
             self.provider.break_off.set()
         elif ending == "provider is gone":
@@ -393,7 +390,7 @@ async def test_a_call_that_was_begun_on_the_spot_and_does_not_fit_goes_on_in_the
                     scope.cancel()
                     assert (await wire.response()).status == 502
                 else:
-                    socket_of(wire.stream).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    reset_at_close(wire.stream)
             await trio.testing.wait_all_tasks_blocked(0.005)
             statistics = s.host._pool.statistics()
             assert (statistics.active, statistics.idle) == (0, int(ending == "it reads on"))

@@ -30,6 +30,7 @@ from cpg_trio.http import (
 )
 from cpg_trio.http.channel import SocketChannel
 from cpg_trio.http.client.exchange import Connection
+from tests._wire import reset_at_close
 from tests.certificates import Files
 from tests.http.peers import (
     BEGUN,
@@ -861,7 +862,7 @@ async def test_a_reset_within_the_answer_is_a_broken_connection() -> None:
         await peer.receive_head()
         await peer.send(BEGUN)
         assert isinstance(peer.stream, trio.SocketStream)
-        peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        reset_at_close(peer.stream)
 
     async with serving(peer) as origin, Pool() as pool:
         with pytest.raises(ConnectionBrokenError):
