@@ -201,17 +201,25 @@ class RelayCall:
 
     def start(self) -> None:
         """Send the request without waiting, and have the answer passed back when it comes."""
+        self._caller.in_hand = self
+        self._caller.connection.service.reactor.after_round(self._send)
+
+    def _send(self) -> None:
         caller, exchange = self._caller, self._exchange
-        caller.in_hand = self
-        if exchange.start():
-            exchange.watch(caller.connection.service.reactor, self._hear)
-        elif exchange.is_sent_so_far:
-            exchange.watch(caller.connection.service.reactor, self._hear_early)
-            body = RequestBody(caller, exchange, self._record, self._expect, self._hand_over)
-            self._request_body = body
-            body.begin()
-        else:
-            caller.hand_over(self._go_on)
+        if caller.in_hand is not self:  # it has been abandoned
+            return
+        try:
+            if exchange.start():
+                exchange.watch(caller.connection.service.reactor, self._hear)
+            elif exchange.is_sent_so_far:
+                exchange.watch(caller.connection.service.reactor, self._hear_early)
+                body = RequestBody(caller, exchange, self._record, self._expect, self._hand_over)
+                self._request_body = body
+                body.begin()
+            else:
+                caller.hand_over(self._go_on)
+        except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
+            caller.fail(error)
 
     def take_body(self) -> None:
         """Pass on what has come of the request's body."""

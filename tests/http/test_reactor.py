@@ -6,7 +6,7 @@ import gc
 import select
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 
@@ -251,6 +251,104 @@ async def test_a_task_that_a_watcher_wakes_has_its_turn_in_the_same_round_of_the
             rounds.append(instrument.count)
             trio.lowlevel.remove_instrument(instrument)
     assert rounds[1] == rounds[0]
+
+
+class Round:
+    """Sockets whose watchers leave something for the end of the round."""
+
+    def __init__(self, reactor: Reactor, sockets: list[Watched]) -> None:
+        self.seen: list[str] = []
+        self._reactor = reactor
+        for number, each in enumerate(sockets):
+            each.channel.watch(reactor, partial(self.on_ready, number, each))
+
+    def on_ready(self, number: int, watched: Watched, _readable: bool, _gone: bool) -> None:  # noqa: FBT001
+        watched.channel.receive_nowait()
+        self.seen.append(f"watcher {number}")
+        self._reactor.after_round(partial(self.end, number))
+
+    def end(self, number: int) -> None:
+        self.seen.append(f"end {number}")
+
+
+@needs_epoll
+async def test_what_is_left_for_the_end_of_a_round_is_done_when_all_watchers_have_been_called() -> None:
+    async with running(EpollReactor) as reactor:
+        with connected() as one, connected() as two:
+            round_ = Round(reactor, [one, two])
+            one.peer.send(b"x")
+            two.peer.send(b"x")
+            await eventually(lambda: len(round_.seen) == 4)
+            assert round_.seen == ["watcher 0", "watcher 1", "end 0", "end 1"]
+
+
+@needs_epoll
+async def test_no_task_has_its_turn_before_the_end_of_a_round() -> None:
+    seen: list[str] = []
+    asleep = trio.lowlevel.ParkingLot()
+
+    async def sleeper() -> None:
+        await asleep.park()
+        seen.append("task")
+
+    async with running(EpollReactor) as reactor, trio.open_nursery() as nursery:
+        nursery.start_soon(sleeper)
+        with connected() as watched:
+
+            def on_ready(_readable: bool, _gone: bool) -> None:  # noqa: FBT001 - a watcher's parameters
+                asleep.unpark_all()
+                reactor.after_round(partial(seen.append, "end"))
+
+            watched.channel.watch(reactor, on_ready)
+            watched.peer.send(b"x")
+            await eventually(lambda: len(seen) == 2)
+    assert seen == ["end", "task"]
+
+
+@needs_epoll
+async def test_the_first_of_many_sockets_does_not_wait_for_the_last() -> None:
+    async with running(EpollReactor) as reactor:
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(connected()) for _ in range(40)]
+            round_ = Round(reactor, sockets)
+            for each in sockets:
+                each.peer.send(b"x")
+            await eventually(lambda: len(round_.seen) == 80)
+            assert round_.seen.index("end 0") < round_.seen.index("watcher 16")
+
+
+@every_reactor
+async def test_outside_of_a_round_nothing_is_left_for_later(kind: Kind) -> None:
+    seen: list[str] = []
+    async with running(kind) as reactor:
+        reactor.after_round(partial(seen.append, "at once"))
+        assert seen == ["at once"]
+
+
+@every_reactor
+async def test_an_error_at_the_end_of_a_round_keeps_no_other_from_its_own(
+    kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    async with running(kind) as reactor:
+        with connected() as one, connected() as two:
+
+            def on_ready(watched: Watched, _readable: bool, _gone: bool) -> None:  # noqa: FBT001
+                data = watched.channel.receive_nowait()
+                reactor.after_round(fail if data == b"wrong" else partial(seen.append, "right"))
+
+            one.channel.watch(reactor, partial(on_ready, one))
+            two.channel.watch(reactor, partial(on_ready, two))
+            one.peer.send(b"wrong")
+            two.peer.send(b"right")
+            await eventually(lambda: seen and "a bug" in caplog.text)
+            two.peer.send(b"right")
+            await eventually(lambda: len(seen) == 2)
+    assert caplog.text.count("RuntimeError: a bug") == 1
 
 
 @needs_epoll

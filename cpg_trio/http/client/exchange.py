@@ -129,10 +129,14 @@ class ClientExchange:
     # Without waiting
 
     def start(self) -> bool:
-        """Send what goes without waiting, if there is an idle connection. Return whether that is all."""
-        connection = self._connections.take(self._origin, self._caller)
-        if connection is not None:
-            self._send(connection)
+        """Send what goes without waiting, if there is an idle connection. Return whether that is all.
+
+        One that was aborted before sends nothing.
+        """
+        if self._error is None:
+            connection = self._connections.take(self._origin, self._caller)
+            if connection is not None:
+                self._send(connection)
         return self._is_sent
 
     def read_nowait(self) -> bool:

@@ -200,11 +200,14 @@ class ServerConnection(ABC):
             if readable:
                 self._is_readable = True
                 self._take_up()
-            if gone:
-                self.lose()
-                self._wake()
+            if gone:  # not before what it is sent in this round: it may have ended its own side alone
+                self.service.reactor.after_round(self._take_leave)
         except Exception as error:  # noqa: BLE001 - it is raised where it ends this connection alone
             self.fail(error)
+
+    def _take_leave(self) -> None:
+        self.lose()
+        self._wake()
 
     @property
     def _may_have_more(self) -> bool:

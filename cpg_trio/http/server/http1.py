@@ -231,6 +231,7 @@ class Http1Exchange(IncomingRequest, ServerExchange):
     _chunked = False
     _ends_with_connection = False  # the response has no other end
     _unsent = b""  # of a head that did not go without waiting
+    _last_out = b""  # what `finish_nowait` sends
 
     def __init__(self, connection: Http1Connection) -> None:
         """Take what comes next on a connection."""
@@ -323,14 +324,20 @@ class Http1Exchange(IncomingRequest, ServerExchange):
 
     def finish_nowait(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Send the rest of the response, and go on with the connection."""
-        connection = self.http1
-        out = self._last(data, trailers)
-        sent = connection.write_nowait(out) if out else 0
-        if sent < len(out):
-            self.hand_over(partial(connection.write_rest, out, sent))
-        else:
-            self.in_hand = None
-            connection.done()
+        self._last_out = self._last(data, trailers)
+        self.http1.service.reactor.after_round(self._send_last)
+
+    def _send_last(self) -> None:
+        connection, out = self.http1, self._last_out
+        try:
+            sent = connection.write_nowait(out) if out else 0
+            if sent < len(out):
+                self.hand_over(partial(connection.write_rest, out, sent))
+            else:
+                self.in_hand = None
+                connection.done()
+        except Exception as error:  # noqa: BLE001 - it is raised where it ends this connection alone
+            self.fail(error)
 
     def abort(self) -> None:
         """Break the response off: the connection ends, by a reset where its end is that of the response."""

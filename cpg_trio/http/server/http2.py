@@ -150,7 +150,7 @@ class Http2Connection(ServerConnection):
             if not exchange.lost:
                 exchange.begun = True
                 self._begin(exchange)
-        self.flush()
+        self.service.reactor.after_round(self.flush)
         if waiting:
             self._wake()
 
@@ -297,7 +297,7 @@ class Http2Connection(ServerConnection):
         if not exchange.complete:  # an early response: the rest of the request is not wanted
             self._reset_stream(exchange.stream_id, ErrorCodes.NO_ERROR)
         self._drop(exchange)
-        self.flush()
+        self.service.reactor.after_round(self.flush)
 
     def reset(self, exchange: Http2Exchange, code: ErrorCodes) -> None:
         """Break an exchange off."""

@@ -7,10 +7,11 @@ that it is begun without one.
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import product
 from typing import Any
 
@@ -406,6 +407,7 @@ async def test_a_call_that_was_begun_on_the_spot_and_does_not_fit_goes_on_in_the
     [
         (RelayCall, "_prepared"),
         (Call, "succeed"),
+        (ClientExchange, "start"),
         (ClientExchange, "read_nowait"),
         (ClientExchange, "_feed"),
         (Http1Connection, "_take"),
@@ -480,3 +482,64 @@ async def test_a_call_whose_connection_ends_before_its_task_has_a_turn_is_over(
         assert s.host.registry.calls.count(s.provider) == 0
     lines = [record.getMessage() for record in caplog.records]
     assert ["FAILED: canceled" in line for line in lines] == [False, True]
+
+
+@pytest.mark.parametrize("ending", ["caller", "provider"])
+async def test_a_call_that_ends_before_its_request_is_sent_does_not_reach_the_provider(
+    ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = RelayCall.start
+    ends = False
+
+    def and_end(call: RelayCall) -> None:
+        start(call)  # the request goes out at the end of the round
+        if ends and ending == "caller":
+            call._caller.connection.abort()
+        elif ends:
+            call.cancel()
+
+    monkeypatch.setattr(RelayCall, "start", and_end)
+    provider = Recorder()
+    async with routing(provider) as s, dial(s.url) as wire:
+        await s.call(s.head())
+        before = len(provider.seen)
+        ends = True
+        await wire.send(s.head())
+        if ending == "caller":
+            assert await wire.rest() == b"<reset>"
+        else:
+            assert (await wire.response()).status == 503
+        ends = False
+        await s.call(s.head())
+        assert len(provider.seen) == before + 1
+        assert s.host.registry.calls.count(s.provider) == s.host._pool.statistics().active == 0
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="there are no rounds without epoll")
+async def test_requests_that_come_at_once_go_on_when_all_of_them_have_been_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    begin, send = RelayCall.start, RelayCall._send
+
+    def note_begin(call: RelayCall) -> None:
+        seen.append("read")
+        begin(call)
+
+    def note_send(call: RelayCall) -> None:
+        seen.append("sent")
+        send(call)
+
+    monkeypatch.setattr(RelayCall, "start", note_begin)
+    monkeypatch.setattr(RelayCall, "_send", note_send)
+    async with routing() as s, AsyncExitStack() as stack:
+        wires = [await stack.enter_async_context(dial(s.url)) for _ in range(3)]
+        for wire in wires:
+            await wire.send(s.head())
+            await wire.response()
+        seen.clear()
+        for wire in wires:  # before the host has its turn
+            os.write(socket_of(wire.stream).fileno(), s.head())
+        for wire in wires:
+            assert (await wire.response()).body == b"ok"
+    assert seen == ["read"] * 3 + ["sent"] * 3
