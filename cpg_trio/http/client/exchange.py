@@ -209,7 +209,8 @@ class ClientExchange:
         if sent < len(data):
             self._unsent = memoryview(bytes(data[sent:]))
             return False
-        self._is_sent = is_last
+        if is_last:
+            self._is_sent, self._unsent = True, None
         return True
 
     def send_unsent_nowait(self, *, is_last: bool) -> bool:

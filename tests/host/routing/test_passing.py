@@ -507,6 +507,33 @@ async def test_a_request_that_follows_a_long_one_is_another_call() -> None:
 
 
 @pytest.mark.usefixtures("transport", "every_reactor")
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_the_end_of_a_request_is_sent_once_if_its_answer_comes_in_parts(framing: str) -> None:
+    behind: list[bytes] = []
+
+    async def answer_in_parts(peer: Peer, _head: bytes) -> None:
+        await (received(peer, 4) if framing == "length" else received_in_chunks(peer))
+        await peer.send(OK[:9])
+        await trio.testing.wait_all_tasks_blocked(0.005)
+        behind.append(bytes(peer.received))
+        await peer.send(OK[9:])
+
+    async with kept(answer_in_parts) as (s, wire):
+        field = {"length": "Content-Length: 4", "chunks": "Transfer-Encoding: chunked"}[framing]
+        body = {"length": [b"bo", b"dy"], "chunks": [b"2\r\nbo\r\n", b"2\r\ndy\r\n0\r\n\r\n"]}[framing]
+        for _ in range(3):
+            await wire.send(s.head("POST", None, field))
+            for part in body:
+                await trio.testing.wait_all_tasks_blocked(0.005)
+                await wire.send(part)
+            assert (await wire.response()).body == b"ok"
+        await assert_nothing_is_left(s)
+        statistics = s.host._pool.statistics()
+        assert (statistics.opened, statistics.idle) == (1, 1)
+    assert behind == [b""] * 3
+
+
+@pytest.mark.usefixtures("transport", "every_reactor")
 async def test_an_answer_in_the_middle_of_a_request_goes_back_and_so_does_the_request_go_on() -> None:
     length = 3 * BUFFER
 
