@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -12,9 +13,12 @@ import trio.lowlevel
 
 from cpg_trio.asgi import AT_ONCE, App, NeedsTaskError, Receive, Scope, Send, send_response
 from cpg_trio.http import ServeConfig, serve
+from cpg_trio.http.reactor import Reactor
+from cpg_trio.http.server import service
 from cpg_trio.http.server.config import Http1Engine
-from tests._wire import dial, dial_http2, request
+from tests._wire import dial, dial_http2, request, socket_of
 from tests.http.apps import chunk, hello, read_body
+from tests.http.test_reactor import REACTORS
 
 LARGE = b"x" * 8_000_000  # more than the buffers of the system take
 TARGET = "/at-once"
@@ -100,6 +104,33 @@ async def test_requests_that_follow_each_other_at_once_are_answered_in_order() -
         bodies = [b"%d" % number for number in range(50)]
         await wire.send(b"".join(request("POST", TARGET, {}, body) for body in bodies))
         assert [(await wire.response()).body for _ in bodies] == [b"/at-once " + body for body in bodies]
+
+
+@pytest.mark.parametrize("kind", REACTORS)
+async def test_what_comes_before_the_task_goes_on_with_the_rest_is_read_behind_it(
+    kind: Callable[[], Reactor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = request("POST", "/following", {}, b"follows")
+    fds: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_body(receive)
+        if body == b"first":
+            os.write(fds[0], following[-3:])  # the reactor reports it before a task has its turn
+        await send_response(send, 200, body)
+
+    monkeypatch.setattr(service, "open_reactor", kind)
+    async with serving(app) as url, dial(url) as wire, dial(url) as other:
+        for each in (wire, other):
+            await each.send(request("POST", TARGET, {}, b"hello"))
+            await each.response()
+        fds.append(socket_of(wire.stream).fileno())
+        # Together, so that the reactor looks again at once.
+        os.write(fds[0], request("POST", TARGET, {}, b"first") + following[:-3])
+        os.write(socket_of(other.stream).fileno(), request("POST", TARGET, {}, b"other"))
+        assert (await wire.response()).body == b"first"
+        assert (await wire.response()).body == b"follows"
+        assert (await other.response()).body == b"other"
 
 
 async def test_what_the_client_does_not_read_is_sent_by_a_task() -> None:

@@ -83,6 +83,8 @@ class Http1Connection(ServerConnection):
             if exchange is not None and exchange.in_hand is not None and not exchange.complete:
                 exchange.in_hand.take_body()
             return
+        if self.rest:  # comes before it, and the task has been woken for that
+            return
         data = self._receive_nowait()
         if data is None:
             return
