@@ -202,24 +202,21 @@ class RelayCall:
     def start(self) -> None:
         """Send the request without waiting, and have the answer passed back when it comes."""
         self._caller.in_hand = self
-        self._caller.connection.service.reactor.after_round(self._send)
+        self._caller.connection.after_round(self._send)
 
     def _send(self) -> None:
         caller, exchange = self._caller, self._exchange
         if caller.in_hand is not self:  # it has been abandoned
             return
-        try:
-            if exchange.start():
-                exchange.watch(caller.connection.service.reactor, self._hear)
-            elif exchange.is_sent_so_far:
-                exchange.watch(caller.connection.service.reactor, self._hear_early)
-                body = RequestBody(caller, exchange, self._record, self._expect, self._hand_over)
-                self._request_body = body
-                body.begin()
-            else:
-                caller.hand_over(self._go_on)
-        except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
-            caller.fail(error)
+        if exchange.start():
+            exchange.watch(caller.connection.service.reactor, self._hear)
+        elif exchange.is_sent_so_far:
+            exchange.watch(caller.connection.service.reactor, self._hear_early)
+            body = RequestBody(caller, exchange, self._record, self._expect, self._hand_over)
+            self._request_body = body
+            body.begin()
+        else:
+            caller.hand_over(self._go_on)
 
     def take_body(self) -> None:
         """Pass on what has come of the request's body."""
@@ -413,6 +410,8 @@ class RelayCall:
             await caller.write(piece)
             before = piece or before
             await exchange.read()
+        if caller.lost:  # since the task was woken
+            raise ClientDisconnectedError("the client left before the end of its answer")
         body = self._body_back(response)
         code = response.head.code or self._code(response, body or before)
         self._record.succeed(response.status, code)  # the caller will have it all and may leave: no failure

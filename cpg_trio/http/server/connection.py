@@ -12,6 +12,8 @@ Such a callback runs outside of the connection's task, and the nursery's promise
   and ignores it before it ends. What a callback has begun (`ServerExchange.in_hand`) is abandoned then.
 - An error in a callback is kept, and raised by the connection's task (`fail`): it ends this connection alone,
   and is logged where all such errors are.
+- What is to be sent goes out at the end of the reactor's round (`after_round`), or before the connection is
+  lost, if that is earlier: what counts as answered has been answered.
 
 The states are a table (`states`). What a client may leave unfinished has its time, kept by `Timeouts` for all
 connections together.
@@ -20,7 +22,7 @@ connections together.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 
 import trio
@@ -61,6 +63,7 @@ class ServerConnection(ABC):
         """Of its task."""
         self._asleep: trio.lowlevel.Task | None = None
         self._error: Exception | None = None  # of a callback
+        self._left_for_end: list[Callable[[], None]] = []  # of the reactor's round
         self._is_readable = False  # something has come that was not read yet
         self._served = 0
         self._sends_unread = False  # the client may be sending what nobody will read
@@ -111,6 +114,7 @@ class ServerConnection(ABC):
 
     def evict(self) -> None:
         """End, to make room for another."""
+        self._end_round()
         if self.exchanges:
             self.abort()
         else:
@@ -161,6 +165,15 @@ class ServerConnection(ABC):
         self._error = error
         self._wake()
 
+    def after_round(self, call: Callable[[], None]) -> None:
+        """Call `call`, which sends something, as `Reactor.after_round`; earlier if the client leaves earlier.
+
+        An error of it ends this connection alone.
+        """
+        self._left_for_end.append(call)
+        if len(self._left_for_end) == 1:
+            self.service.reactor.after_round(self._end_round)
+
     def _begin(self, exchange: ServerExchange) -> None:
         """Begin to answer a request, without waiting: at once, if it is here, and nobody has to wait."""
         service, target = self.service, exchange.head.target
@@ -200,14 +213,25 @@ class ServerConnection(ABC):
             if readable:
                 self._is_readable = True
                 self._take_up()
-            if gone:  # not before what it is sent in this round: it may have ended its own side alone
-                self.service.reactor.after_round(self._take_leave)
+            if gone:
+                self._take_leave()
         except Exception as error:  # noqa: BLE001 - it is raised where it ends this connection alone
             self.fail(error)
 
     def _take_leave(self) -> None:
+        """Note that the client has left; it may have ended its own side alone, and reads what it was sent."""
+        self._end_round()
         self.lose()
         self._wake()
+
+    def _end_round(self) -> None:
+        """Send what has been left for the end of the round."""
+        calls, self._left_for_end = self._left_for_end, []
+        try:
+            for call in calls:
+                call()
+        except Exception as error:  # noqa: BLE001 - it is raised where it ends this connection alone
+            self.fail(error)
 
     @property
     def _may_have_more(self) -> bool:

@@ -327,19 +327,16 @@ class Http1Exchange(IncomingRequest, ServerExchange):
     def finish_nowait(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Send the rest of the response, and go on with the connection."""
         self._last_out = self._last(data, trailers)
-        self.http1.service.reactor.after_round(self._send_last)
+        self.http1.after_round(self._send_last)
 
     def _send_last(self) -> None:
         connection, out = self.http1, self._last_out
-        try:
-            sent = connection.write_nowait(out) if out else 0
-            if sent < len(out):
-                self.hand_over(partial(connection.write_rest, out, sent))
-            else:
-                self.in_hand = None
-                connection.done()
-        except Exception as error:  # noqa: BLE001 - it is raised where it ends this connection alone
-            self.fail(error)
+        sent = connection.write_nowait(out) if out else 0
+        if sent < len(out):
+            self.hand_over(partial(connection.write_rest, out, sent))
+        else:
+            self.in_hand = None
+            connection.done()
 
     def abort(self) -> None:
         """Break the response off: the connection ends, by a reset where its end is that of the response."""

@@ -127,8 +127,7 @@ class Http2Connection(ServerConnection):
     def _handle(self, data: bytes) -> None:
         """Handle what was read; b"" is the client's end."""
         if not data:
-            self.lose()
-            self._wake()
+            self._take_leave()
             return
         try:
             events = self.engine.receive_data(data)
@@ -150,7 +149,7 @@ class Http2Connection(ServerConnection):
             if not exchange.lost:
                 exchange.begun = True
                 self._begin(exchange)
-        self.service.reactor.after_round(self.flush)
+        self.after_round(self.flush)
         if waiting:
             self._wake()
 
@@ -297,7 +296,7 @@ class Http2Connection(ServerConnection):
         if not exchange.complete:  # an early response: the rest of the request is not wanted
             self._reset_stream(exchange.stream_id, ErrorCodes.NO_ERROR)
         self._drop(exchange)
-        self.service.reactor.after_round(self.flush)
+        self.after_round(self.flush)
 
     def reset(self, exchange: Http2Exchange, code: ErrorCodes) -> None:
         """Break an exchange off."""
