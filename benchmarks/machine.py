@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import re
+import statistics
 import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +27,13 @@ _VERSIONS = {
     "etcd": ["--version"],
     "py-spy": ["--version"],
 }
+_ECHO = """
+import os
+os.sched_setaffinity(0, {%d})
+while data := os.read(0, 1):
+    os.write(1, data)
+"""
+_ECHOES = 1000
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -41,6 +51,7 @@ def _facts(bench: Bench) -> Mapping[str, str]:
     return {
         "processor": f"{_processor()}, {os.cpu_count()} cores, of which two are used",
         "kernel": f"{platform.system()} {platform.release()}",
+        "to the other core and back": f"{_echo_us(*bench.cores):.0f} µs, between processes that sleep",
         "disk": _file_system(bench.folder),
         "Python": f"{build}; " + ", ".join(f"{name} {version(name)}" for name in libraries),
         "cpg_trio": version("cpg-trio"),
@@ -52,6 +63,31 @@ def _facts(bench: Bench) -> Mapping[str, str]:
 def _processor() -> str:
     found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     return f"{found[1]} ({platform.machine()})" if found else platform.machine()
+
+
+def _echo_us(ours: int, other: int) -> float:
+    """Return how long a byte takes to a process on another core and back, in microseconds.
+
+    That is two wake-ups of a process that sleeps, which cost ten times as much on some virtual machines.
+    """
+    times = []
+    with subprocess.Popen(
+        [sys.executable, "-c", _ECHO % other], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as echo:
+        assert echo.stdin
+        assert echo.stdout
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {ours})  # this thread alone
+        try:
+            for _ in range(_ECHOES):
+                began = time.perf_counter_ns()
+                echo.stdin.write(b".")
+                echo.stdout.read(1)
+                times.append(time.perf_counter_ns() - began)
+        finally:
+            os.sched_setaffinity(0, before)
+        echo.stdin.close()
+    return statistics.median(times) / 1000
 
 
 def _file_system(folder: Path) -> str:
