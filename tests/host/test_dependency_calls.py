@@ -48,8 +48,10 @@ async def test_a_call_that_is_given_up_ends_at_the_provider() -> None:
     async with hosting() as (host, url), plugged(echo_plugin(service=service), url):
         await host.require("echo").wait_available()
         client = host.client("echo", EchoServiceClient)
-        with trio.move_on_after(0.1):
-            await client.echo(EchoRequest(text="hang"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.echo, EchoRequest(text="hang"))
+            await eventually(lambda: service.contexts)
+            nursery.cancel_scope.cancel()
         with trio.fail_after(5):
             await service.cancelled.wait()
         async with client.count(CountRequest(to=99)) as stream:

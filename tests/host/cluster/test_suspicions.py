@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cpg_trio.host import Rate, RateLimits
+from cpg_trio.host import LeaseConfig, Rate, RateLimits
 from cpg_trio.host.cluster import Stand, suspicions
 from cpg_trio.store import Commit
 from tests.host.calls import Provider, runtime_id
@@ -27,12 +27,14 @@ async def call(host: Served, caller: dict[str, str], provider: dict[str, str]) -
 
 
 async def test_a_provider_that_nobody_reaches_gets_no_calls_at_any_host_soon() -> None:
-    async with serving_hosts() as (a, b):
+    async with serving_hosts(leases=LeaseConfig(lease_s=300.0)) as (a, b):
         provider = await a.calls.provider("t", f"http://127.0.0.1:{unused_port()}")
         caller = await b.calls.plugin("caller")
         await until(lambda: b.is_callable(provider))
         assert await call(b, caller, provider) == 502
-        await until(lambda: not a.is_callable(provider))
+        while a.is_callable(provider):  # a host that was held up a moment ago blames itself
+            await trio.sleep(0.1)
+            await call(b, caller, provider)
         await until(lambda: not b.is_callable(provider))
         assert a.host.registry.health(runtime_id(provider)).reason == "it could not be reached"
 

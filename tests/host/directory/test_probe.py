@@ -26,7 +26,7 @@ from tests.plugin import running
 from tests.plugin.running import unused_port
 from tests.rpc.echo import canned
 
-PROBING = HostConfig(leases=LeaseConfig(heartbeat_s=0.02, lease_s=30.0))
+PROBING = HostConfig(leases=LeaseConfig(heartbeat_s=0.02, lease_s=30.0, probe_timeout_s=5.0))
 
 
 async def test_a_provider_that_speaks_only_the_wire_protocol_is_probed_and_kept() -> None:
