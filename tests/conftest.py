@@ -8,14 +8,15 @@ import logging
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from functools import wraps
 from inspect import iscoroutinefunction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import trio
 import trustme
 from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
@@ -24,6 +25,7 @@ from cpg_trio.logs import use_handler
 from tests.certificates import LOCAL, WORKLOAD, Files
 from tests.clocks import jumping_clock
 from tests.names import Names, names_of
+from tests.tracers import is_traced, stop_tracing, tracing_as_it_was
 
 # How fast examples are drawn and run says something of the machine, and nothing of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -50,22 +52,32 @@ def pytest_collection(session: pytest.Session) -> None:
 
 # Coverage traces each line, which costs two thirds more CPU time. So it looks at a part of what runs: what it
 # reports is a lower bound. Nothing of this changes which tests run, nor how.
-_MEASURED_CASES, _MEASURED_EXAMPLES = 2, 10
+_MEASURED_CASES, _MEASURED_EXAMPLES, _MEASURED_STEPS = 2, 10, 2000
 _PROCESSES = "COVERAGE_PROCESS_CONFIG"  # what has coverage start in child processes
 _unmeasured = set[str]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem() -> Generator[None, object, object]:
+    """Have coverage look at the imports of a collection, and not at what pytest makes of them."""
+    with tracing_as_it_was():
+        stop_tracing()
+        return (yield)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Choose what is measured, and keep the tests out of the sight of the garbage collector.
 
-    Of a test with many cases a few are measured, spread evenly, and of a property the first examples: others
-    run the same lines again.
+    Of a test with many cases a few are measured, spread evenly, of a property the first examples, and of a
+    test with tasks their first steps: others run the same lines again.
 
     The tests are there until the end. Those about memory collect often, and would look through all of them.
     """
     cases = defaultdict[str, list[str]](list)
     for item in session.items:
         cases[item.nodeid.partition("[")[0]].append(item.nodeid)
+        if iscoroutinefunction(getattr(item, "obj", None)):
+            item.add_marker(pytest.mark.trio(run=_run_measured), append=False)
     for of_one in cases.values():
         measured = {each * len(of_one) // _MEASURED_CASES for each in range(_MEASURED_CASES)}
         _unmeasured.update(case for number, case in enumerate(of_one) if number not in measured)
@@ -79,15 +91,23 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Have coverage not look at the process that hands tests to others and runs none."""
+    with tracing_as_it_was():
+        if session.config.getoption("dist", "no") != "no" and "PYTEST_XDIST_WORKER" not in os.environ:
+            stop_tracing()
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Have coverage look at a test, and at the processes that it starts, only where that tells more."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tracing_as_it_was():
         if item.get_closest_marker("measured_processes") is None:
             patch.delenv(_PROCESSES, raising=False)
-        if item.nodeid not in _unmeasured:
-            return (yield)
-        with _untraced():
-            return (yield)
+        if item.nodeid in _unmeasured:
+            stop_tracing()
+        return (yield)
 
 
 def _first_measured(test: Callable[..., None]) -> Callable[..., None]:
@@ -98,24 +118,34 @@ def _first_measured(test: Callable[..., None]) -> Callable[..., None]:
     def measured(*arguments: object, **named: object) -> None:
         nonlocal left
         left -= 1
-        with nullcontext() if left >= 0 else _untraced():
-            test(*arguments, **named)
+        if left < 0:
+            stop_tracing()
+        test(*arguments, **named)
 
     return measured
 
 
-@contextmanager
-def _untraced() -> Iterator[None]:
-    """Have coverage, if it is there, trace nothing in this thread within the block."""
-    tracer = sys.gettrace()
-    if not type(tracer).__module__.startswith("coverage."):
-        yield
-        return
-    sys.settrace(None)
-    try:
-        yield
-    finally:
-        sys.settrace(tracer)
+class _FirstSteps(trio.abc.Instrument):
+    """Has coverage look at the first steps of all tasks."""
+
+    def __init__(self) -> None:
+        self._left = _MEASURED_STEPS
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - as trio calls it
+        self._left -= 1
+        if self._left < 0:
+            stop_tracing()
+            trio.lowlevel.remove_instrument(self)
+
+
+def _run_measured(
+    function: Callable[..., Awaitable[object]],
+    clock: trio.abc.Clock | None,
+    instruments: Sequence[trio.abc.Instrument],
+) -> object:
+    """Run a test with tasks."""
+    first_steps = [_FirstSteps()] if is_traced() else []
+    return trio.run(function, clock=clock, instruments=[*instruments, *first_steps])
 
 
 @pytest.fixture(autouse=True)
