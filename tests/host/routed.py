@@ -151,3 +151,23 @@ def text(response: Response) -> tuple[int, str]:
     assert response.header(b"content-type") == b"text/plain; charset=utf-8"
     assert response.header(b"x-content-type-options") == b"nosniff"
     return response.status, response.body.decode()
+
+
+@attrs.define
+class Bug:
+    """A method that raises a RuntimeError instead of doing its work, while `is_there`."""
+
+    is_there: bool = False
+
+    @classmethod
+    def put(cls, patch: pytest.MonkeyPatch, where: type[object], name: str) -> Bug:
+        """Put a bug into a class, which is not there yet."""
+        bug, right = cls(), getattr(where, name)
+
+        def wrong(*args: Any, **named: Any) -> Any:
+            if bug.is_there:
+                raise RuntimeError("a bug")
+            return right(*args, **named)
+
+        patch.setattr(where, name, wrong)
+        return bug

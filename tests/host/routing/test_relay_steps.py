@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import product
-from typing import Any
 
 import attrs
 import pytest
@@ -29,7 +28,7 @@ from cpg_trio.http.channel import SocketChannel
 from cpg_trio.http.relay import RelayCall
 from cpg_trio.http.server.http1 import Http1Connection, Http1Exchange
 from tests._wire import Wire, dial, reset_at_close, socket_of
-from tests.host.routed import USUAL, Recorder, Setting, routing, silent_address, transport
+from tests.host.routed import USUAL, Bug, Recorder, Setting, routing, silent_address, transport
 from tests.http.peers import OK, Peer, serving, url_of
 
 __all__ = ["transport"]  # fixtures
@@ -424,29 +423,21 @@ async def test_an_error_at_any_step_ends_one_connection_and_its_call(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    right = getattr(where, name)
-    broken = False
-
-    def wrong(*args: Any, **named: Any) -> Any:
-        if broken:
-            raise RuntimeError("a bug")
-        return right(*args, **named)
-
-    monkeypatch.setattr(where, name, wrong)
+    bug = Bug.put(monkeypatch, where, name)
     async with routing() as s, dial(s.url) as resting:
         await resting.send(s.head("GET", "/services/echo"))
         await resting.response()
         async with dial(s.url) as wire:
             if kept:
                 await s.call(s.head())
-            broken = True
+            bug.is_there = True
             await wire.send(s.head())
             if not kept and name in {"read_nowait", "finish_nowait"}:
                 assert (await wire.response()).status == 200  # there is no such step
             else:
                 assert await wire.rest() in {b"", b"<reset>"}
                 assert caplog.text.count("RuntimeError: a bug") == 1
-            broken = False
+            bug.is_there = False
         await trio.testing.wait_all_tasks_blocked()
         assert s.host._pool.statistics().active == s.host.registry.calls.count(s.provider) == 0
         await resting.send(s.head())

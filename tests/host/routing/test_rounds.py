@@ -12,7 +12,7 @@ import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
 import pytest
@@ -24,7 +24,7 @@ from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.http1 import Http1Connection
 from cpg_trio.http.server.http2 import Http2Connection
 from tests._wire import Wire, WireStream, dial, dial_http2, socket_of
-from tests.host.routed import Setting, routing
+from tests.host.routed import Bug, Setting, routing
 from tests.http.peers import OK, Peer
 from tests.plugin.running import eventually
 
@@ -183,29 +183,21 @@ async def test_an_error_at_the_end_of_a_round_ends_one_connection_and_its_call(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    right: Callable[..., Any] = getattr(where, name)
-    broken = False
-
-    def wrong(*args: Any, **named: Any) -> Any:
-        if broken:
-            raise RuntimeError("a bug")
-        return right(*args, **named)
-
-    monkeypatch.setattr(where, name, wrong)
+    bug = Bug.put(monkeypatch, where, name)
     async with routing() as s, client(s, "1.1") as resting:
         await resting.ask()
         assert await resting.body() == b"ok"
         async with client(s, protocol) as it:
             await it.ask()
             await it.body()
-            broken = True
+            bug.is_there = True
             if name == "lose":
                 it.end_its_side()
             else:
                 await it.ask()
             with trio.fail_after(5), suppress(trio.BrokenResourceError):
                 await it.rest()
-            broken = False
+            bug.is_there = False
         assert "RuntimeError: a bug" in caplog.text
         assert "an error ended a connection" in caplog.text
         await trio.testing.wait_all_tasks_blocked()
