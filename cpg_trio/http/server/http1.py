@@ -233,7 +233,6 @@ class Http1Exchange(IncomingRequest, ServerExchange):
     _chunked = False
     _ends_with_connection = False  # the response has no other end
     _unsent = b""  # of a head that did not go without waiting
-    _last_out = b""  # what `finish_nowait` sends
 
     def __init__(self, connection: Http1Connection) -> None:
         """Take what comes next on a connection."""
@@ -326,11 +325,10 @@ class Http1Exchange(IncomingRequest, ServerExchange):
 
     def finish_nowait(self, data: bytes = b"", trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Send the rest of the response, and go on with the connection."""
-        self._last_out = self._last(data, trailers)
-        self.http1.after_round(self._send_last)
+        self.http1.after_round(partial(self._send_last, self._last(data, trailers)))
 
-    def _send_last(self) -> None:
-        connection, out = self.http1, self._last_out
+    def _send_last(self, out: bytes) -> None:
+        connection = self.http1
         sent = connection.write_nowait(out) if out else 0
         if sent < len(out):
             self.hand_over(partial(connection.write_rest, out, sent))
