@@ -131,6 +131,10 @@ class Call:
         """Whether its trace is recorded, so that it can be found by its id."""
         return self.context.is_sampled
 
+    def stop(self) -> None:
+        """Note that it ends now."""
+        self.duration_s = time.perf_counter() - self.began_at
+
     def succeed(self, status: int, code: str) -> None:
         """Note that the caller gets the whole answer of the provider, with a code."""
         self.status = status
@@ -178,5 +182,5 @@ class Calls:
 
     def end(self, call: Call) -> None:
         """Note how long a call took, and tell of its end."""
-        call.duration_s = time.perf_counter() - call.began_at
+        call.stop()
         self.ended.tell(call)

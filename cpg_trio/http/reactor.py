@@ -14,6 +14,9 @@ there is nothing to gather. A round has few sockets, so that the first of them d
 from all sockets before any message is judged was tried, and so was to gather what tasks send: neither saved
 anything.
 
+What no peer waits for comes behind that (`behind_round`): the log line of a call and its statistics, which
+take a third of the time between an answer of a provider and what is sent of it.
+
 A watcher runs outside of the task that its connection belongs to. It must not raise for that connection's
 sake: it hands the error to the connection's task, which raises it there. What it raises all the same is
 logged, and the other sockets are served.
@@ -129,6 +132,14 @@ class Reactor(ABC):
         """
         call()
 
+    def behind_round(self, call: Callable[[], None]) -> None:
+        """Call `call` behind all that is called after this round, in the order of such calls.
+
+        For what nobody waits for at the other end of a socket. Outside of a round it is called at once. No
+        task has its turn before it.
+        """
+        call()
+
     @abstractmethod
     async def wait_readable(self, fd: int) -> None:
         """Wait until a registered socket has something to read, as one of its tasks."""
@@ -146,7 +157,9 @@ class EpollReactor(Reactor):
         self._watchers: dict[int, Watcher] = {}
         self._writers: dict[int, Callable[[], None]] = {}
         self._has_left_some = False  # a watcher, which is to be called again when others have had their turn
-        self._left_for_end: list[Callable[[], None]] | None = None  # of the round; None outside of one
+        # For the end of the round, and behind that; None outside of a round.
+        self._left_for_end: list[Callable[[], None]] | None = None
+        self._left_behind: list[Callable[[], None]] | None = None
 
     def __exit__(self, *_: object) -> None:
         self._epoll.close()
@@ -182,6 +195,12 @@ class EpollReactor(Reactor):
         else:
             self._left_for_end.append(call)
 
+    def behind_round(self, call: Callable[[], None]) -> None:
+        if self._left_behind is None:
+            call()
+        else:
+            self._left_behind.append(call)
+
     async def wait_readable(self, fd: int) -> None:
         await trio.lowlevel.wait_readable(fd)
 
@@ -201,14 +220,14 @@ class EpollReactor(Reactor):
         self._has_left_some = False
         while left > 0:
             ready = self._epoll.poll(0, _ROUND)
-            calls = self._left_for_end = list[Callable[[], None]]()
+            at_end: list[Callable[[], None]] = []
+            behind: list[Callable[[], None]] = []
+            self._left_for_end, self._left_behind = at_end, behind
             self._call_those_of(ready)
             self._left_for_end = None
-            for call in calls:
-                try:
-                    call()
-                except Exception:  # noqa: BLE001 - the barrier between one connection and the others
-                    _log.exception(_FAILED)
+            _call_all(at_end)
+            _call_all(behind)
+            self._left_behind = None
             # Where there were several, more may have come meanwhile.
             if len(ready) < 2 or self._has_left_some:  # noqa: PLR2004
                 return
@@ -225,6 +244,15 @@ class EpollReactor(Reactor):
                     watcher(events & _READABLE > 0, events & _GONE > 0)
             except Exception:  # noqa: BLE001 - the barrier between one connection and the others
                 _log.exception(_FAILED)
+
+
+def _call_all(calls: list[Callable[[], None]]) -> None:
+    """Call each, also those that are added meanwhile."""
+    for call in calls:
+        try:
+            call()
+        except Exception:  # noqa: BLE001 - the barrier between one connection and the others
+            _log.exception(_FAILED)
 
 
 class _Poll(trio.abc.Instrument):

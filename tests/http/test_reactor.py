@@ -254,7 +254,7 @@ async def test_a_task_that_a_watcher_wakes_has_its_turn_in_the_same_round_of_the
 
 
 class Round:
-    """Sockets whose watchers leave something for the end of the round."""
+    """Sockets whose watchers leave something for the end of the round, and something behind it."""
 
     def __init__(self, reactor: Reactor, sockets: list[Watched]) -> None:
         self.seen: list[str] = []
@@ -265,10 +265,12 @@ class Round:
     def on_ready(self, number: int, watched: Watched, _readable: bool, _gone: bool) -> None:  # noqa: FBT001
         watched.channel.receive_nowait()
         self.seen.append(f"watcher {number}")
+        self._reactor.behind_round(partial(self.seen.append, f"behind {number}"))
         self._reactor.after_round(partial(self.end, number))
 
     def end(self, number: int) -> None:
         self.seen.append(f"end {number}")
+        self._reactor.behind_round(partial(self.seen.append, f"behind end {number}"))
 
 
 @needs_epoll
@@ -278,8 +280,12 @@ async def test_what_is_left_for_the_end_of_a_round_is_done_when_all_watchers_hav
             round_ = Round(reactor, [one, two])
             one.peer.send(b"x")
             two.peer.send(b"x")
-            await eventually(lambda: len(round_.seen) == 4)
-            assert round_.seen == ["watcher 0", "watcher 1", "end 0", "end 1"]
+            await eventually(lambda: len(round_.seen) == 8)
+            assert round_.seen == [
+                *("watcher 0", "watcher 1"),
+                *("end 0", "end 1"),
+                *("behind 0", "behind 1", "behind end 0", "behind end 1"),
+            ]
 
 
 @needs_epoll
@@ -297,12 +303,16 @@ async def test_no_task_has_its_turn_before_the_end_of_a_round() -> None:
 
             def on_ready(_readable: bool, _gone: bool) -> None:  # noqa: FBT001 - a watcher's parameters
                 asleep.unpark_all()
+                reactor.behind_round(leave_more)
                 reactor.after_round(partial(seen.append, "end"))
+
+            def leave_more() -> None:
+                reactor.behind_round(partial(seen.append, "behind"))
 
             watched.channel.watch(reactor, on_ready)
             watched.peer.send(b"x")
-            await eventually(lambda: len(seen) == 2)
-    assert seen == ["end", "task"]
+            await eventually(lambda: len(seen) == 3)
+    assert seen == ["end", "behind", "task"]
 
 
 @needs_epoll
@@ -313,7 +323,7 @@ async def test_the_first_of_many_sockets_does_not_wait_for_the_last() -> None:
             round_ = Round(reactor, sockets)
             for each in sockets:
                 each.peer.send(b"x")
-            await eventually(lambda: len(round_.seen) == 80)
+            await eventually(lambda: len(round_.seen) == 160)
             assert round_.seen.index("end 0") < round_.seen.index("watcher 16")
 
 
@@ -322,12 +332,14 @@ async def test_outside_of_a_round_nothing_is_left_for_later(kind: Kind) -> None:
     seen: list[str] = []
     async with running(kind) as reactor:
         reactor.after_round(partial(seen.append, "at once"))
-        assert seen == ["at once"]
+        reactor.behind_round(partial(seen.append, "behind that"))
+        assert seen == ["at once", "behind that"]
 
 
 @every_reactor
+@pytest.mark.parametrize("where", ["after_round", "behind_round"])
 async def test_an_error_at_the_end_of_a_round_keeps_no_other_from_its_own(
-    kind: Kind, caplog: pytest.LogCaptureFixture
+    where: str, kind: Kind, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[str] = []
 
@@ -339,7 +351,8 @@ async def test_an_error_at_the_end_of_a_round_keeps_no_other_from_its_own(
 
             def on_ready(watched: Watched, _readable: bool, _gone: bool) -> None:  # noqa: FBT001
                 data = watched.channel.receive_nowait()
-                reactor.after_round(fail if data == b"wrong" else partial(seen.append, "right"))
+                leave = reactor.after_round if where == "after_round" else reactor.behind_round
+                leave(fail if data == b"wrong" else partial(seen.append, "right"))
 
             one.channel.watch(reactor, partial(on_ready, one))
             two.channel.watch(reactor, partial(on_ready, two))

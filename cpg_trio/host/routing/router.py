@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import perf_counter
 
 from cpg_trio import wire
@@ -370,13 +371,14 @@ class RoutedCall:
             self.context,
         )
         self._router.in_flight.begin(self.caller, path.provider_id, call)
-        self._router.calls.begun.tell(record)
+        self._exchange.behind_round(partial(self._router.calls.begun.tell, record))
         return record
 
     def end(self, call: InFlight) -> None:
         """See `relay.Forward`."""
         self._router.in_flight.end(self.caller, self.call.provider, call)
-        self._router.calls.end(self.call)
+        self.call.stop()
+        self._exchange.behind_round(partial(self._router.calls.ended.tell, self.call))
 
     def failure(self, error: UpstreamError | MalformedError | None) -> CallFailure:
         """See `relay.Forward`."""

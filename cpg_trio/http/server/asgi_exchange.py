@@ -6,7 +6,7 @@ here has to watch for that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -126,6 +126,10 @@ class AsgiExchange(ServerExchange):
     def differing(self) -> HeaderList:
         """See `ServerExchange`. All are the head's."""
         return []
+
+    def behind_round(self, call: Callable[[], None]) -> None:
+        """See `ServerExchange`. Nothing is sent."""
+        call()
 
     def keep_head(self) -> None:
         """See `ServerExchange`. No head is read here."""

@@ -11,7 +11,7 @@ raised where it is sent. To a client that has left, nothing is sent, and that is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -299,6 +299,10 @@ class ServerExchange(ABC):
         if self.in_hand is not None:
             call, self.in_hand = self.in_hand, None
             call.abandon()
+
+    def behind_round(self, call: Callable[[], None]) -> None:
+        """See `Reactor.behind_round`."""
+        self.connection.service.reactor.behind_round(call)
 
     def fail(self, error: Exception) -> None:
         """End the connection with an error of a callback."""

@@ -140,7 +140,8 @@ class Http2Connection(ServerConnection):
 
     def _handle_events(self, events: Iterable[h2.events.Event]) -> None:
         """Handle some events, and keep the others: a client that sends much has not the loop for itself."""
-        waiting, begun = self._events, list[Http2Exchange]()
+        waiting = self._events
+        begun: list[Http2Exchange] = []
         waiting.extend(events)
         for _ in range(_EVENTS_AT_ONCE):
             if waiting:

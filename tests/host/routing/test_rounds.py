@@ -20,6 +20,7 @@ import trio
 import trio.testing
 
 from cpg_trio.call_record import Call
+from cpg_trio.http.channel import SocketChannel
 from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.http1 import Http1Connection
 from cpg_trio.http.server.http2 import Http2Connection
@@ -130,6 +131,46 @@ async def test_a_call_counts_as_answered_if_its_client_gets_the_answer_and_has_e
         await eventually(lambda: calls)
         assert is_answered == (first == "answer" and kept)  # a task had no turn
         assert calls[0].failure == ("" if is_answered else "canceled")
+        assert_nothing_is_left(s)
+
+
+@needs_epoll
+@every_protocol
+async def test_listeners_hear_of_a_call_when_it_has_been_sent_on_and_of_its_end_when_it_was_answered(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    send = SocketChannel.send_nowait
+
+    def note(channel: SocketChannel, data: bytes | memoryview) -> int:
+        seen.append("sent")
+        return send(channel, data)
+
+    provider = Holding()
+    async with routing(provider) as s, client(s, protocol) as it:
+        await warm_up(provider, it)
+        s.host.calls.begun.add(lambda _: seen.append("begun"))
+        s.host.calls.ended.add(lambda _: seen.append("ended"))
+        monkeypatch.setattr(SocketChannel, "send_nowait", note)
+        await it.ask()
+        await provider.is_asked()
+        provider.answer()
+        assert await it.body() == b"ok"
+    assert seen[:4] == ["sent", "begun", "sent", "ended"]
+
+
+@every_protocol
+async def test_listeners_hear_of_the_beginning_of_a_call_whose_client_leaves_at_once(protocol: str) -> None:
+    provider, seen = Holding(), list[tuple[str, Call]]()
+    async with routing(provider) as s, client(s, protocol) as it:
+        await warm_up(provider, it)
+        s.host.calls.begun.add(lambda call: seen.append(("begun", call)))
+        s.host.calls.ended.add(lambda call: seen.append(("ended", call)))
+        await it.ask()
+        it.end_its_side()
+        await eventually(lambda: len(seen) == 2)
+        assert [what for what, _ in seen] == ["begun", "ended"]
+        assert seen[0][1] is seen[1][1]
         assert_nothing_is_left(s)
 
 
