@@ -1,23 +1,28 @@
-"""Templates, and how values are written in them."""
+"""Templates, and how values are written in them.
+
+The first page loads them, and what compiles them: a host starts without, as many a host is never looked at.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cpg_trio import _human, wire
 from cpg_trio.host.supervision import Phase
 from cpg_trio.protos.cpgtrio.admin.v1 import admin_pb2 as pb
 from cpg_trio.states import State
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _PHASES = {getattr(pb, f"REPLICA_PHASE_{phase.name}"): phase for phase in Phase}
 _SHORT_ID = 4  # characters of the random part of a runtime id
@@ -26,6 +31,8 @@ _SHORT_ID = 4  # characters of the random part of a runtime id
 @lru_cache(maxsize=2)
 def _environment(wall_clock: Callable[[], float]) -> Environment:
     """Return the templates, which are compiled once in a process."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - a host needs none to start
+
     environment = Environment(
         loader=PackageLoader(__name__.rpartition(".")[0]),
         autoescape=True,
@@ -64,12 +71,19 @@ class Renderer:
     """Renders pages, and parts of them. `wall_clock` gives seconds since 1970."""
 
     def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
-        self._environment = _environment(wall_clock)
-        self._rows: Any = self._environment.get_template("rows.html").module
+        self._wall_clock = wall_clock
+
+    @cached_property
+    def _templates(self) -> Environment:
+        return _environment(self._wall_clock)
+
+    @cached_property
+    def _rows(self) -> Any:
+        return self._templates.get_template("rows.html").module
 
     def render(self, template: str, context: Mapping[str, object]) -> Markup:
         """Render a template."""
-        return Markup(self._environment.get_template(template).render(context))  # noqa: S704 - it escapes
+        return Markup(self._templates.get_template(template).render(context))  # noqa: S704 - it escapes
 
     def row(self, kind: str, item: object, key: str) -> Markup:
         """Render a row of a table or a list. `key` names it there."""
