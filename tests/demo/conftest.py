@@ -10,7 +10,7 @@ import pytest
 from tests.demo.postgres import Postgres, binaries, postgres_server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def postgres_for_all() -> Iterator[Postgres]:
     if binaries() is None:
         pytest.skip("PostgreSQL is not installed (on Debian: apt-get install postgresql)")

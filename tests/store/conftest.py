@@ -12,7 +12,7 @@ from tests.chaos_cluster.etcd_cluster import EtcdCluster, etcd_members
 _numbers = count()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def etcd() -> Iterator[EtcdCluster]:
     """A member that runs, and asks for no user."""
     with etcd_members() as cluster:
