@@ -1,14 +1,13 @@
-"""`cpg-trio call`, as a process of its own: each kind of method, and bad input of each kind."""
+"""`cpg-trio call`: each kind of method, and bad input of each kind."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ from cpg_trio.rpc import Code, ConnectError, Context
 from cpg_trio.rpc.dynamic import DescriptionError
 from tests._gen.echo.v1 import echo_pb2 as pb
 from tests.certificates import LOCAL, Files
-from tests.cli.ended import Ended
+from tests.cli.beside import beside
+from tests.cli.ended import Ended, ended
 from tests.plugin.running import echo_plugin, hosting, is_healthy, plugged, until
 from tests.processes import assert_no_traceback
 from tests.rpc.echo import Echo
@@ -36,20 +36,6 @@ from tests.rpc.echo import Echo
 
 def command(host_url: str, *words: str) -> list[str]:
     return [sys.executable, "-m", "cpg_trio", "call", *words, "--host", host_url]
-
-
-async def call(
-    host_url: str, *words: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None
-) -> Ended:
-    done = await trio.run_process(
-        command(host_url, *words),
-        stdin=stdin,
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-        env={**os.environ, **(environment or {})},
-    )
-    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @asynccontextmanager
@@ -64,36 +50,46 @@ async def echoing(
         yield host, url
 
 
-@pytest.mark.measured_processes
-async def test_each_kind_of_method_prints_its_answers_as_json_and_nothing_else() -> None:
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Runs the command, on a host at a URL."""
+    return lambda url, *words: ended(capsys, "call", *words, "--host", url)
+
+
+def test_each_kind_of_method_prints_its_answers_as_json_and_nothing_else(call: Callable[..., Ended]) -> None:
     echo = Echo()
-    texts = b'{"text": "a"}\n{"text":\n "b"}'
     cases: Mapping[tuple[str, ...], list[object]] = {
         ("Echo", '{"text": "✓"}'): [{"text": "✓", "data": ""}],
         ("echo.v1.EchoService/Count", '{"to": 3}'): [{"number": 0}, {"number": 1}, {"number": 2}],
         ("EchoService.Sum", '{"number": 1}{"number": 41}'): [{"sum": 42}],
-        ("HTTPChat", "-"): [{"text": "a"}, {"text": "b"}],
+        ("HTTPChat", '{"text": "a"}\n{"text":\n "b"}'): [{"text": "a"}, {"text": "b"}],
     }
-    async with echoing(echo=echo) as (host, url):
-
-        async def check(words: tuple[str, ...], answers: list[object]) -> None:
-            done = await call(url, "echo", *words, stdin=texts)
+    with beside(echoing(echo=echo)) as (host, url):
+        for words, answers in cases.items():
+            done = call(url, "echo", *words)
             assert (done.status, done.err) == (0, "")
             assert [json.loads(line) for line in done.out.splitlines()] == answers
-
-        async with trio.open_nursery() as nursery:
-            for words, answers in cases.items():
-                nursery.start_soon(check, words, answers)
         assert {caller.name for ctx in echo.contexts if (caller := ctx.caller)} == {"cpg-trio-call"}
         # The identities have ended with the commands.
         assert not [name for name in host.identities.known() if name.startswith("cpg-trio-call")]
 
 
-async def test_what_it_calls_with_is_told_and_passed_on(tmp_path: Path) -> None:
+@pytest.mark.measured_processes
+async def test_a_process_reads_messages_from_standard_input_and_prints_its_answers_and_nothing_else() -> None:
+    texts = b'{"text": "a"}\n{"text":\n "b"}'
+    async with echoing() as (_, url):
+        done = await trio.run_process(
+            command(url, "echo", "HTTPChat", "-"), stdin=texts, capture_stdout=True, capture_stderr=True
+        )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [{"text": "a"}, {"text": "b"}]
+    assert not done.stderr
+
+
+def test_what_it_calls_with_is_told_and_passed_on(tmp_path: Path, call: Callable[..., Ended]) -> None:
     request = tmp_path / "request.json"
     request.write_text('{"text": "from a file"}')
     echo = Echo()
-    async with echoing(echo=echo) as (_, url):
+    with beside(echoing(echo=echo)) as (_, url):
         words = (
             "Echo",
             f"@{request}",
@@ -105,7 +101,7 @@ async def test_what_it_calls_with_is_told_and_passed_on(tmp_path: Path) -> None:
             "--timeout",
             "600",
         )
-        done = await call(url, "echo", *words)
+        done = call(url, "echo", *words)
     assert json.loads(done.out)["text"] == "from a file"
     [ctx] = echo.contexts
     assert ctx.caller is not None
@@ -118,10 +114,10 @@ async def test_what_it_calls_with_is_told_and_passed_on(tmp_path: Path) -> None:
     assert ids == f"request by-hand  trace {ctx.request_headers['traceparent'][3:35]}"
 
 
-async def test_methods_are_listed_and_described() -> None:
-    async with echoing() as (_, url):
-        listed = await call(url, "echo")
-        described = await call(url, "echo", "Count", "--describe")
+def test_methods_are_listed_and_described(call: Callable[..., Ended]) -> None:
+    with beside(echoing()) as (_, url):
+        listed = call(url, "echo")
+        described = call(url, "echo", "Count", "--describe")
     assert listed.out.splitlines()[:5] == [
         "echo.v1.EchoService",
         "  Echo(EchoRequest) returns (EchoResponse)",
@@ -179,26 +175,19 @@ async def test_what_does_not_fit_is_one_line_that_says_what_and_what_to_do(tmp_p
         assert "self_id" in told
 
 
-async def test_bad_input_ends_the_command_with_a_status_of_its_own() -> None:
+def test_bad_input_ends_the_command_with_a_status_of_its_own(call: Callable[..., Ended]) -> None:
     cases: Mapping[tuple[str, ...], tuple[int, str]] = {
         ("echo", "Echo", '{"text": 5}'): (2, "text field: expected string"),
         ("echo", "Eco"): (2, "did you mean echo.v1.EchoService/Echo?"),
         ("echo", "Echo", '{"text": "fail"}'): (1, "already_exists: there it is"),
     }
-    limit = trio.CapacityLimiter(3)
-    async with echoing() as (_, url):
-
-        async def check(words: tuple[str, ...], status: int, text: str) -> None:
-            async with limit:
-                done = await call(url, *words)
+    with beside(echoing()) as (_, url):
+        for words, (status, text) in cases.items():
+            done = call(url, *words)
             assert done.status == status, (words, done)
             assert text in done.err
             assert len(done.err.splitlines()) == 1, done.err
             assert status == 1 or not done.out
-
-        async with trio.open_nursery() as nursery:
-            for words, (status, text) in cases.items():
-                nursery.start_soon(check, words, status, text)
 
 
 @pytest.mark.parametrize(
@@ -222,36 +211,38 @@ def test_wrong_options_are_usage_errors(
     assert len(told.splitlines()) == 1
 
 
-async def test_a_host_that_is_not_there_is_named() -> None:
-    done = await call("http://127.0.0.1:1", "echo", "Echo")
+def test_a_host_that_is_not_there_is_named(call: Callable[..., Ended]) -> None:
+    done = call("http://127.0.0.1:1", "echo", "Echo")
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith("cpg-trio: no host: ")
     assert "http://127.0.0.1:1" in done.err
 
 
-async def test_a_plugin_without_reflection_can_be_called_by_a_file_of_descriptors(tmp_path: Path) -> None:
+def test_a_plugin_without_reflection_can_be_called_by_a_file_of_descriptors(
+    tmp_path: Path, call: Callable[..., Ended]
+) -> None:
     file = FileDescriptorProto()
     pb.DESCRIPTOR.CopyToProto(file)
     path = tmp_path / "echo.binpb"
     path.write_bytes(FileDescriptorSet(file=[file]).SerializeToString())
-    async with echoing(reflection=False) as (_, url):
-        without = await call(url, "echo", "Echo")
-        done = await call(url, "echo", "Echo", '{"text": "a"}', "--proto-descriptor", str(path))
+    with beside(echoing(reflection=False)) as (_, url):
+        without = call(url, "echo", "Echo")
+        done = call(url, "echo", "Echo", '{"text": "a"}', "--proto-descriptor", str(path))
     assert (without.status, without.out) == (1, "")
     assert without.err.startswith("unimplemented: ")
     assert "REFLECTION=true" in without.err
     assert json.loads(done.out)["text"] == "a"
 
 
-async def test_the_policy_of_the_host_holds() -> None:
+def test_the_policy_of_the_host_holds(call: Callable[..., Ended]) -> None:
     policy = Policy(
         Rules(plugins={"cpg-trio-call": PluginRules(calls=[]), "ada": PluginRules(calls=["echo"])})
     )
-    async with echoing(HostConfig(policy=policy)) as (_, url):
-        refused = await call(url, "echo", "Echo")
+    with beside(echoing(HostConfig(policy=policy))) as (_, url):
+        refused = call(url, "echo", "Echo")
         assert (refused.status, refused.out) == (1, "")
         assert refused.err.startswith("permission_denied: ")
-        assert (await call(url, "echo", "Echo", "--as", "ada")).status == 0
+        assert call(url, "echo", "Echo", "--as", "ada").status == 0
 
 
 async def test_a_host_with_enrolment_and_tls_lets_it_in_with_a_token(
@@ -323,10 +314,10 @@ class Hostile(Echo):
         return pb.EchoResponse(text=text)
 
 
-async def test_a_terminal_is_told_nothing_by_a_plugin() -> None:
-    async with echoing(echo=Hostile()) as (_, url):
-        answered = await call(url, "echo", "Echo")
-        failed = await call(url, "echo", "Echo", '{"text": "x"}')
+def test_a_terminal_is_told_nothing_by_a_plugin(call: Callable[..., Ended]) -> None:
+    with beside(echoing(echo=Hostile())) as (_, url):
+        answered = call(url, "echo", "Echo")
+        failed = call(url, "echo", "Echo", '{"text": "x"}')
     assert json.loads(answered.out)["text"].startswith("\x1b]0;owned")
     for said in (answered.out, failed.err):
         assert said.count("\n") == 1
