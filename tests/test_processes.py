@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import socket
 import sys
-from itertools import product
+from collections.abc import Iterator
 
 import pytest
-import trio
 
 from cpg_trio.demo._command import run_plugin
 from cpg_trio.demo.logger import logger_plugin
-from tests.cli.ended import ended
+from tests.cli.ended import ended, limits_as_they_were
 from tests.processes import assert_no_traceback, running
 from tests.shortener_processes import MODULES, nobody
 
 
-async def test_a_signal_ends_a_part_with_status_0() -> None:
-    async def end(name: str, number: signal.Signals) -> None:
-        async with running(*MODULES[name], environment={"PORT": "0", "HOST_URL": nobody()}) as part:
-            await part.url()
-            assert await part.end(number) == 0, (name, number)
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        yield server.getsockname()[1]
 
-    async with trio.open_nursery() as nursery:
-        for name, number in product(("host", "logger"), (signal.SIGTERM, signal.SIGINT)):
-            nursery.start_soon(end, name, number)
+
+@pytest.mark.parametrize("name", ["host", "logger"])
+async def test_ctrl_c_ends_a_part_with_status_0(name: str) -> None:
+    """As does SIGTERM, which ends those of other tests."""
+    async with running(*MODULES[name], environment={"PORT": "0", "HOST_URL": nobody()}) as part:
+        await part.url()
+        assert await part.end(signal.SIGINT) == 0
 
 
 @pytest.mark.parametrize(
@@ -54,57 +56,40 @@ async def test_a_signal_ends_a_part_with_status_0() -> None:
             {"HOST_URL": "localhost:8080"},
             "HOST_URL: a base URL is http or https, a host, and perhaps a port from 1 to 65535",
         ),
+        ("host", {"PORT": "{taken}"}, ":{taken}: address already in use"),
+        ("logger", {"PORT": "{taken}", "HOST_URL": "http://127.0.0.1:1"}, ":{taken}: address already in use"),
     ],
 )
 def test_a_setting_that_makes_no_sense_ends_a_part_with_status_1_and_the_reason(
     name: str,
     environment: dict[str, str],
     message: str,
+    taken: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for key, value in {"PORT": "0", **environment}.items():
-        monkeypatch.setenv(key, value)
+        monkeypatch.setenv(key, value.format(taken=taken))
     monkeypatch.setattr(sys, "argv", [name])
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        if name == "host":
-            done = ended(capsys, "host")
-            assert done.status == 1
-            told = done.err
-        else:
+    if name == "host":
+        done = ended(capsys, "host")
+        assert done.status == 1
+        told = done.err
+    else:
+        with limits_as_they_were():
             assert run_plugin(logger_plugin().serve, None) == 1
-            told = capsys.readouterr().err
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, files)  # which a part raises for its process
-    assert message in told
+        told = capsys.readouterr().err
+    assert message.format(taken=taken) in told
     assert_no_traceback(told, name)
 
 
 async def test_a_process_that_cannot_start_ends_with_status_1_and_the_reason() -> None:
-    async def end(name: str, environment: dict[str, str], message: str) -> None:
-        async with running(*MODULES[name], environment=environment) as part:
-            assert await part.end() == 1, (name, environment)
-            output = await part.whole_output()
-            assert message in output
-            assert_no_traceback(output, name)
-
-    with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        in_use = f":{port}: address already in use"
-        async with trio.open_nursery() as nursery:
-            for name, environment, message in [
-                (
-                    "storage",
-                    {"STORAGE_PATH": "/no/such/folder/urls"},
-                    "cannot keep URLs in /no/such/folder/urls",
-                ),
-                ("host", {"PORT": port}, in_use),
-                ("logger", {"PORT": port, "HOST_URL": nobody()}, in_use),
-            ]:
-                nursery.start_soon(end, name, {"PORT": "0", **environment}, message)
+    nowhere = {"PORT": "0", "STORAGE_PATH": "/no/such/folder/urls"}
+    async with running(*MODULES["storage"], environment=nowhere) as part:
+        assert await part.end() == 1
+        output = await part.whole_output()
+    assert "cannot keep URLs in /no/such/folder/urls" in output
+    assert_no_traceback(output, "storage")
 
 
 def test_a_traceback_in_a_log_is_shown_with_its_line_and_cut_to_a_bound() -> None:

@@ -23,6 +23,7 @@ from cpg_trio.store import SqliteStore
 from tests._gen.echo.v1.echo_pb2 import EchoRequest
 from tests._gen.echo.v1.echo_trio import EchoServiceClient
 from tests._wire import dial_http2
+from tests.cli.ended import ended
 from tests.host.calls import COOKIE, HANDSHAKE, REGISTER, VERSIONS, WireCaller
 from tests.plugin.running import echo_plugin, eventually, hosting, plugged
 from tests.processes import running
@@ -177,12 +178,15 @@ async def test_no_process_writes_a_secret_that_it_was_given(tmp_path: Path) -> N
         ("ENROLMENT_TOKENS", "a/b=planted-s3cr3t-planted"),
     ],
 )
-async def test_what_makes_no_sense_is_refused_without_a_word_of_it(variable: str, value: str) -> None:
-    async with running("cpg_trio", "host", environment={"PORT": "0", variable: value}) as host:
-        assert await host.end() == 1
-        output = await host.whole_output()
-    assert output.startswith(variable)
-    assert "planted" not in output
+def test_what_makes_no_sense_is_refused_without_a_word_of_it(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PORT", "0")
+    monkeypatch.setenv(variable, value)
+    done = ended(capsys, "host")
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith(variable)
+    assert "planted" not in done.err
 
 
 async def test_no_level_of_a_log_shows_the_fields_of_http2(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -28,7 +28,8 @@ def beside(setting: AbstractAsyncContextManager[_T]) -> Iterator[_T]:
 
     with ThreadPoolExecutor(1) as threads:
         held = threads.submit(trio.run, hold)
-        wait([entered, held], return_when=FIRST_COMPLETED)
+        both: list[Future[Any]] = [entered, held]
+        wait(both, return_when=FIRST_COMPLETED)
         if not entered.done():
             held.result()
         value, token = entered.result()

@@ -1,12 +1,14 @@
-"""The command `run`, as a process of its own: a plugin of this directory, for a host."""
+"""The command `run`: a plugin of this directory, for a host."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli.ended import ended
 from tests.platforms import GREETER
 from tests.plugin.running import hosting
 from tests.processes import assert_no_traceback, running
@@ -32,12 +34,16 @@ async def test_a_plugin_of_this_directory_runs_until_it_is_told_to_stop(tmp_path
         ("run_greter:plugin", "there is no module run_greter"),
     ],
 )
-async def test_a_plugin_that_there_is_not_is_one_line_and_status_1(
-    target: str, told: str, tmp_path: Path
+def test_a_plugin_that_there_is_not_is_one_line_and_status_1(
+    target: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "run_greeter.py").write_text(GREETER)
-    async with running("cpg_trio", "run", target, cwd=tmp_path) as plugin:
-        assert await plugin.end() == 1
-        output = await plugin.whole_output()
-    assert told in output
-    assert_no_traceback(output)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "run_greeter", raising=False)
+    done = ended(capsys, "run", target)
+    assert (done.status, done.out, done.err.count("\n")) == (1, "", 1)
+    assert told in done.err

@@ -13,6 +13,7 @@ import pytest
 from cpg_trio import cli
 from cpg_trio.cli._host import TABLE
 from tests.cli.ended import ended
+from tests.cli.processes import process
 from tests.platforms import assert_nothing_is_left, platform_file, platform_folder, script
 from tests.processes import running
 
@@ -81,13 +82,6 @@ def test_what_cannot_be_started_ends_with_the_reason_and_nothing_started(
     *_, line = done.err.splitlines()
     assert line.removeprefix(f"{file}:").startswith(last)
     assert_nothing_is_left(folder)
-
-
-async def test_a_process_that_cannot_start_anything_ends_with_status_1(folder: Path) -> None:
-    file = platform_file(folder, '[plugins.x]\nplugn = "up_greeter:plugin"')
-    async with running("cpg_trio", "up", str(file), cwd=folder) as platform_run:
-        assert await platform_run.end() == 1
-        assert "plugins.x.plugn: is not a key here" in await platform_run.whole_output()
 
 
 def checked(capsys: pytest.CaptureFixture[str], file: Path, *flags: str) -> tuple[int, str]:
@@ -178,15 +172,19 @@ def test_a_file_that_is_none_ends_with_one_line(
     assert said in err
 
 
-async def test_a_call_of_a_service_that_nobody_provides_names_the_one_that_may_be_meant(folder: Path) -> None:
+def test_a_call_of_a_service_that_nobody_provides_names_the_one_that_may_be_meant(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = platform_file(folder, '[plugins.logger]\nplugin = "cpg_trio.demo.logger:logger_plugin"')
-    here = {"ADMIN_SOCKET": str(folder / "admin.sock")}
-    async with running("cpg_trio", "up", str(file), cwd=folder) as platform_run:
-        url = await platform_run.url()
-        await platform_run.until("logger +ready")
-        for host, end in ((url, '"loger"; logger is there: is that meant?\n'), (f"{url}/", '"zzz"\n')):
-            service = "loger" if "logger" in end else "zzz"
-            async with running("cpg_trio", "call", service, "--host", host, environment=here) as call:
-                assert await call.end() == 1
-                assert (await call.whole_output()).endswith(f"not_found: no providers for service {end}")
-        assert await platform_run.end(signal.SIGTERM) == 0
+    monkeypatch.setenv("ADMIN_SOCKET", str(folder / "admin.sock"))
+    with process(folder, "up", "cpg_trio", "up", str(file)) as platform_run:
+        url = platform_run.url()
+        platform_run.until("logger +ready")
+        for host, service, hint in (
+            (url, "loger", "; logger is there: is that meant?"),
+            (f"{url}/", "zzz", ""),
+        ):
+            done = ended(capsys, "call", service, "--host", host)
+            assert (done.status, done.out) == (1, "")
+            assert done.err == f'not_found: no providers for service "{service}"{hint}\n'
+        assert platform_run.end() == 0

@@ -54,7 +54,6 @@ async def test_the_demo_does_its_work_when_nobody_reads_its_story(tmp_path: Path
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.measured_processes
 async def test_a_demo_that_cannot_keep_urls_says_so(tmp_path: Path) -> None:
     async with running("cpg_trio.demo", "--once", "--storage", str(tmp_path / "no" / "urls")) as run:
         assert await run.end() == 1
@@ -70,7 +69,6 @@ async def _entered(address: str) -> httpx.Response:
         return await browser.get(httpx.URL(address).copy_with(query=None))
 
 
-@pytest.mark.measured_processes
 async def test_two_demos_at_once_each_serve_where_they_say_until_they_are_interrupted(
     tmp_path: Path,
 ) -> None:
@@ -91,7 +89,6 @@ async def test_two_demos_at_once_each_serve_where_they_say_until_they_are_interr
     assert_no_traceback(first.output + second.output)
 
 
-@pytest.mark.measured_processes
 async def test_a_check_that_fails_is_told_and_ends_with_status_1(tmp_path: Path) -> None:
     path = tmp_path / "urls"
     with closing(sqlite3.connect(path)) as connection, connection:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cpg_trio.launch.describe import Description, NoPluginError, describe, described_apart, plugin_of
+from cpg_trio.launch.run import main as runner
 from tests.processes import running
 
 MODULE = """
@@ -125,7 +126,6 @@ async def test_a_process_of_its_own_says_the_same(module: Path) -> None:
         await described_apart("broken:plugin", module, environment)
 
 
-@pytest.mark.measured_processes
 async def test_the_runner_runs_a_plugin_and_says_in_one_line_why_it_cannot(module: Path) -> None:
     environment = {"PORT": "0", "HOST_URL": ""}
     async with running(
@@ -136,8 +136,11 @@ async def test_the_runner_runs_a_plugin_and_says_in_one_line_why_it_cannot(modul
     async with running("cpg_trio.launch.run", "nowhere:x", environment=environment, cwd=module) as run:
         assert await run.end() == 1
         assert (await run.whole_output()).startswith("there is no module nowhere: neither in ")
-    async with running("cpg_trio.launch.run") as run:
-        assert await run.end() == 2
+
+
+def test_a_runner_without_a_plugin_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner([]) == 2
+    assert capsys.readouterr().err.startswith("usage: python -m cpg_trio.launch.run ")
 
 
 def test_a_process_of_a_plugin_has_no_host_in_it() -> None:

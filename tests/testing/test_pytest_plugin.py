@@ -66,7 +66,6 @@ def pytest_run(folder: Path, test: str, *options: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.measured_processes
 def test_a_test_has_a_host_in_virtual_time(tmp_path: Path) -> None:
     assert "4 passed" in (told := pytest_run(tmp_path, TESTS, "-p", "pytest_trio.plugin")), told
 
