@@ -169,6 +169,19 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files.write(tmp_path_factory.mktemp("certificates"), trustme.CA(), *LOCAL, WORKLOAD)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _few_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have a client that trusts whom the system trusts read one certificate, in place of a hundred and more.
+
+    That is most of what a client of httpx costs, and no test has any use for them.
+    """
+    file = tmp_path_factory.mktemp("authorities") / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
+        yield
+
+
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     """Name servers, which are silent until they are told what to say."""
