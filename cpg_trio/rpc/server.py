@@ -42,7 +42,7 @@ from cpg_trio.rpc.hardening import COPIES, Forgetting, OnUnreadable, hardened, s
 from cpg_trio.rpc.interceptors import Interceptor, around, checked_interceptors, closing
 from cpg_trio.rpc.room import Place, Room, room_of_process
 from cpg_trio.rpc.stubs import Rpc, StubApplication
-from cpg_trio.rpc.unary import UnaryMethod, paths_of_messages, unary_methods
+from cpg_trio.rpc.unary import UnaryMethod, endpoints_of, paths_of_messages, unary_methods
 
 _log = logging.getLogger(__name__)
 
@@ -95,8 +95,9 @@ def application(
         check_service(service)
         app = hardened(service.application(chain, max_message_bytes))
         routes.update({f"/{service.service_name}/{rpc.name}": app for rpc in service.rpcs})
-        unary.update(unary_methods(service, app, on_unreadable))
-        messages |= paths_of_messages(service, app)
+        endpoints = endpoints_of(service, app)
+        unary.update(unary_methods(app, endpoints, on_unreadable))
+        messages |= paths_of_messages(endpoints)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]

@@ -64,33 +64,40 @@ _NO_HEADERS = Headers()
 _TYPES = {f"application/{name}".encode(): name for name in CODECS}
 
 
-def unary_methods(service: object, app: App, on_unreadable: OnUnreadable) -> dict[str, UnaryMethod]:
-    """Return the unary methods of a service's application, by path.
+def endpoints_of(service: object, app: App) -> Mapping[str, object]:
+    """Return the endpoints of a service's application, by path. There are none if it is not connectrpc's."""
+    if not isinstance(app, ConnectASGIApplication) or app._service is not service:  # noqa: SLF001 - here and
+        return {}  # below, see the module's docstring
+    return app._resolve_endpoints(service)  # noqa: SLF001
+
+
+def unary_methods(
+    app: App, endpoints: Mapping[str, object], on_unreadable: OnUnreadable
+) -> dict[str, UnaryMethod]:
+    """Return the unary methods of a service's application with these endpoints, by path.
 
     There are none if it is not connectrpc's, has codecs of its own, or has interceptors that must run before
     the body is read.
     """
     if (
         not isinstance(app, ConnectASGIApplication)
-        or app._service is not service  # noqa: SLF001 - here and below, see the module's docstring
         or any(not isinstance(each, Forgetting) for each in app._metadata_interceptors)  # noqa: SLF001
         or not all(isinstance(codec, CheckedCodec) for codec in app._codecs.values())  # noqa: SLF001
     ):
         return {}
     return {
         path: UnaryMethod(endpoint, app._compressions, app._read_max_bytes, on_unreadable)  # noqa: SLF001
-        for path, endpoint in app._resolve_endpoints(service).items()  # noqa: SLF001
+        for path, endpoint in endpoints.items()
         if isinstance(endpoint, EndpointUnary)
     }
 
 
-def paths_of_messages(service: object, app: App) -> set[str]:
-    """Return the paths of the methods of a service whose request is one message, not a stream."""
-    if not isinstance(app, ConnectASGIApplication) or app._service is not service:  # noqa: SLF001
-        return set()
-    endpoints = app._resolve_endpoints(service).items()  # noqa: SLF001
+def paths_of_messages(endpoints: Mapping[str, object]) -> set[str]:
+    """Return the paths of the methods whose request is one message, not a stream."""
     return {
-        path for path, endpoint in endpoints if isinstance(endpoint, EndpointUnary | EndpointServerStream)
+        path
+        for path, endpoint in endpoints.items()
+        if isinstance(endpoint, EndpointUnary | EndpointServerStream)
     }
 
 
