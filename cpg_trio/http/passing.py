@@ -151,7 +151,7 @@ class RequestBody:
             self._caller.connection.service.reactor.held.discard(self)
             if self._send(self._exchange.send_unsent_nowait):
                 self._pass_on()
-        except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
+        except Exception as error:  # noqa: BLE001 - it ends its client's connection alone
             self._caller.fail(error)
 
     def _framed(self, piece: Piece) -> Piece:
@@ -200,7 +200,7 @@ class ResponseBody:
         if not self._is_held:
             try:
                 self._pass_on()
-            except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
+            except Exception as error:  # noqa: BLE001 - it ends its client's connection alone
                 self._caller.fail(error)
 
     def _pass_on(self) -> None:
@@ -245,5 +245,5 @@ class ResponseBody:
             service.timeouts.send.end(self._caller.connection)
             if self._write(b""):
                 self._pass_on()
-        except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
+        except Exception as error:  # noqa: BLE001 - it ends its client's connection alone
             self._caller.fail(error)

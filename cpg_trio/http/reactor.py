@@ -18,8 +18,8 @@ What no peer waits for comes behind that (`behind_round`): the log line of a cal
 take a third of the time between an answer of a provider and what is sent of it.
 
 A watcher runs outside of the task that its connection belongs to. It must not raise for that connection's
-sake: it hands the error to the connection's task, which raises it there. What it raises all the same is
-logged, and the other sockets are served.
+sake: it logs the error, and ends that connection. What it raises all the same is logged, and the other
+sockets are served. What is no `Exception` ends the reactor's task, as it would end that of a connection.
 
 Epoll is Linux's. Elsewhere one task waits for each socket (`TaskReactor`). That is slower, and there a peer
 that has left is noticed only when all that it sent before has been read. Open: kqueue reports that at once
@@ -212,6 +212,8 @@ class EpollReactor(Reactor):
             while True:
                 task.custom_sleep_data = poll
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
+                if poll.error is not None:
+                    raise poll.error
         finally:
             trio.lowlevel.remove_instrument(poll)
 
@@ -266,10 +268,15 @@ class _Poll(trio.abc.Instrument):
     def __init__(self, task: trio.lowlevel.Task, call_watchers: Callable[[], None]) -> None:
         self._task = task
         self._call_watchers = call_watchers
+        self.error: BaseException | None = None
+        """For the reactor's task to raise. What an instrument raises would only have Trio call it no more."""
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the signature is Trio's
         if self._task.custom_sleep_data is None:
-            self._task.context.run(self._call_watchers)
+            try:
+                self._task.context.run(self._call_watchers)
+            except BaseException as error:  # noqa: BLE001 - it is raised where it ends the server
+                self.error = error
 
 
 class _Registered:

@@ -231,7 +231,7 @@ class RelayCall:
     def _hear_early(self, _readable: bool, _gone: bool) -> None:  # noqa: FBT001 - the reactor's signature
         try:
             self._hand_over()
-        except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
+        except Exception as error:  # noqa: BLE001 - it ends its client's connection alone
             self._caller.fail(error)
 
     def _hand_over(self) -> None:
@@ -266,7 +266,7 @@ class RelayCall:
             body = ResponseBody(exchange, caller, self._record, self._end_body, self._hand_over)
             self._response_body = body
             body.begin(gone=gone)
-        except Exception as error:  # noqa: BLE001 - it is raised where it ends its client's connection alone
+        except Exception as error:  # noqa: BLE001 - it ends its client's connection alone
             self._caller.fail(error)
 
     def _may_pass_back(self, response: IncomingResponse) -> bool:

@@ -224,7 +224,8 @@ class UnaryCall:
         except ClientDisconnectedError:
             raise
         except Exception as error:
-            await self._fail(send, error)
+            with suppress(ClientDisconnectedError):  # it would take the place of the error
+                await self._fail(send, error)
             if not isinstance(error, ConnectError):
                 raise
         except (trio.Cancelled, BaseExceptionGroup):
@@ -265,7 +266,7 @@ class UnaryCall:
                 content = await self._content(receive, place)
                 if trio.current_time() < deadline:
                     return content
-        except Exception:
+        except ConnectError:
             if trio.current_time() < deadline:
                 raise
         raise ConnectError(Code.DEADLINE_EXCEEDED, "Request timed out")

@@ -206,3 +206,18 @@ async def test_an_application_that_waits_all_the_same_ends_its_connection_alone(
         assert "an error ended a connection" in caplog.text
         async with dial(url) as wire:
             assert (await wire.get("/")).body == b"hello"
+
+
+@pytest.mark.parametrize("target", [TARGET, "/in-a-task"])
+@pytest.mark.parametrize("kind", REACTORS)
+async def test_what_ends_a_process_ends_the_server_also_in_a_callback(
+    kind: Callable[[], Reactor], target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def exiting(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(service, "open_reactor", kind)
+    with pytest.RaisesGroup(SystemExit, flatten_subgroups=True):
+        async with serving(exiting) as url, dial(url) as wire:
+            await wire.send(request("GET", target))
+            await trio.sleep_forever()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from cpg_trio.http.channel import RECEIVE_BYTES
 from cpg_trio.http.server.config import Http1Engine
 from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.http1 import Http1Connection, Http1Exchange
-from cpg_trio.http.server.http2 import Http2Connection
+from cpg_trio.http.server.http2 import Http2Connection, Http2Exchange
 from cpg_trio.http.server.http2_sender import Outbox
 from cpg_trio.process import stop_on_signals
 from tests._wire import (
@@ -63,6 +63,7 @@ from tests._wire import (
     socket_of,
     trio_websocket_client,
 )
+from tests.host.routed import Bug
 from tests.http.apps import START, Endless, Handler, Held, Watching, chunk, echo, hello, read_body, routed
 
 MOMENT = 0.05
@@ -264,6 +265,43 @@ async def test_an_error_in_the_protocol_ends_one_connection_and_is_logged(
         await up.assert_answers()
     assert log.messages == ["an error ended a connection"]
     assert "a bug in the protocol" in log.text
+
+
+@pytest.mark.parametrize("protocol", ["1.1", "2"])
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_an_error_in_a_callback_is_logged_once_although_the_connection_ends_for_another_reason(
+    protocol: str,
+    leaves: bool,  # noqa: FBT001
+    log: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exchange = Http1Exchange if protocol == "1.1" else Http2Exchange
+    bug = Bug.put(monkeypatch, exchange, "write_nowait")  # it is called while the application is called
+    watching = Watching()
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await send(START)
+        if leaves:
+            await watching(receive, send)
+        await trio.testing.wait_all_tasks_blocked()
+        await chunk(send, b"the end", more=False)
+
+    async with server(app) as up, AsyncExitStack() as stack:
+        bug.is_there = True
+        if protocol == "1.1":
+            wire = await stack.enter_async_context(dial(up.url))
+            await wire.send(request(headers={"connection": "close"}))
+            stream = wire.stream
+        else:
+            http2 = await stack.enter_async_context(dial_http2(up.url))
+            await http2.request()
+            stream = http2.stream
+        if leaves:
+            await watching.begun.wait()
+            socket_of(stream).shutdown(trio.socket.SHUT_WR)
+        assert b"the end" not in await Wire(stream).rest()
+    assert log.text.count("RuntimeError: a bug") == 1
+    assert "an error ended a connection" in log.messages
 
 
 @pytest.mark.usefixtures("silence")
@@ -626,7 +664,7 @@ async def test_heads_go_out_at_once_after_one_that_h11_does_not_write() -> None:
     async with server(app, http1_engine=Http1Engine.HYPERCORN, grace_s=0) as up:
         async with dial(up.url) as wire:
             await wire.send(request("GET", "/refused"))
-            assert await wire.rest() == b""
+            assert await wire.rest() == b"<reset>"
         async with dial(up.url) as wire:
             await wire.send(request("GET", "/stream"))
             assert (await wire.response(head_only=True)).status == 200

@@ -278,9 +278,6 @@ async def test_a_client_whose_call_is_cancelled_by_the_server_is_told(
 
 
 async def test_a_server_that_cancels_because_the_client_left_gets_its_cancellation_back() -> None:
-    async def refuse(message: Message) -> None:
-        raise ClientDisconnectedError
-
     echo, peer = Echo(), Peer([proto("hang")])
 
     async def serve() -> None:
@@ -322,6 +319,39 @@ async def test_what_an_interceptor_raises_is_logged_and_hidden_as_what_a_method_
     status, _, body = peer.answer()
     assert (status, body) == (500, {"code": "internal", "message": "internal error"})
     assert caplog.records[-1].exc_info is not None
+
+
+async def refuse(_: Message) -> None:
+    """Send nothing: the client has left."""
+    raise ClientDisconnectedError
+
+
+def raise_lookup_error(_: Context) -> None:
+    raise LookupError("a bug")
+
+
+async def test_an_unexpected_error_reaches_the_server_although_the_client_has_left() -> None:
+    peer, app = Peer([b"\xff\xff"]), application([Echo()], on_unreadable=raise_lookup_error)
+    with pytest.raises(LookupError, match="a bug"):
+        await app(a_scope(PROTO, peer, "POST", extended=True), peer.receive, refuse)
+
+
+async def test_an_expected_error_is_nobody_s_when_the_client_has_left() -> None:
+    peer = Peer([proto("fail")])
+    await application([Echo()])(a_scope(PROTO, peer, "POST", extended=True), peer.receive, refuse)
+
+
+async def test_an_unexpected_error_reaches_the_server_although_the_time_of_the_call_is_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    def be_late(ctx: Context) -> None:
+        autojump_clock.jump(1)
+        raise_lookup_error(ctx)
+
+    peer, app = Peer([b"\xff\xff"]), application([Echo()], on_unreadable=be_late)
+    scope = a_scope({**PROTO, "connect-timeout-ms": "20"}, peer, "POST", extended=True)
+    with pytest.raises(LookupError, match="a bug"):
+        await app(scope, peer.receive, peer.send)
 
 
 async def test_an_interceptor_of_metadata_is_asked_before_the_body_is_read() -> None:

@@ -10,8 +10,8 @@ Such a callback runs outside of the connection's task, and the nursery's promise
 - A callback never waits. What has to wait is handed to a task that the nursery of the connections knows.
 - A callback is called only between the entry and the exit of the connection's task: that watches the socket,
   and ignores it before it ends. What a callback has begun (`ServerExchange.in_hand`) is abandoned then.
-- An error in a callback is kept, and raised by the connection's task (`fail`): it ends this connection alone,
-  and is logged where all such errors are.
+- An error in a callback is logged where it is caught (`fail`), and ends this connection alone. The task does
+  not raise it: it may be at its end already, as the client has left, or be cancelled.
 - What is to be sent goes out at the end of the reactor's round (`after_round`), or before the connection is
   lost, if that is earlier: what counts as answered has been answered.
 
@@ -30,6 +30,7 @@ import trio
 from cpg_trio.http.channel import Address, Channel
 from cpg_trio.http.server.asgi import AsgiCall
 from cpg_trio.http.server.connection_limit import Activity, Slot
+from cpg_trio.http.server.errors import log_ending
 from cpg_trio.http.server.exchange import ServerExchange
 from cpg_trio.http.server.service import Service, Work
 from cpg_trio.http.server.states import LOST, REQUESTS_FOLLOW, TRANSITIONS, Input, State
@@ -62,7 +63,7 @@ class ServerConnection(ABC):
         self.scope = trio.CancelScope()
         """Of its task."""
         self._asleep: trio.lowlevel.Task | None = None
-        self._error: Exception | None = None  # of a callback
+        self._has_failed = False  # in a callback
         self._left_for_end: list[Callable[[], None]] = []  # of the reactor's round
         self._is_readable = False  # something has come that was not read yet
         self._served = 0
@@ -80,6 +81,8 @@ class ServerConnection(ABC):
                 self.enter(Input.BREAK)
                 raise
             finally:
+                if self._has_failed:
+                    self.enter(Input.BREAK)
                 for exchange in self.exchanges:
                     exchange.abandon()
                 for queue in (timeouts.idle, timeouts.head, timeouts.send):
@@ -161,9 +164,10 @@ class ServerConnection(ABC):
         """Have a task go on with an exchange."""
 
     def fail(self, error: Exception) -> None:
-        """End with an error of a callback: raise it in the connection's task."""
-        self._error = error
-        self._wake()
+        """Log an error of a callback, and end: what has been left for the end of the round still goes out."""
+        log_ending(error)
+        self._has_failed = True
+        self.scope.cancel()
 
     def after_round(self, call: Callable[[], None]) -> None:
         """Call `call`, which sends something, as `Reactor.after_round`; earlier if the client leaves earlier.
@@ -215,7 +219,7 @@ class ServerConnection(ABC):
                 self._take_up()
             if gone:
                 self._take_leave()
-        except Exception as error:  # noqa: BLE001 - it is raised where it ends this connection alone
+        except Exception as error:  # noqa: BLE001 - it ends this connection alone
             self.fail(error)
 
     def _take_leave(self) -> None:
@@ -227,11 +231,11 @@ class ServerConnection(ABC):
     def _end_round(self) -> None:
         """Send what has been left for the end of the round."""
         calls, self._left_for_end = self._left_for_end, []
-        try:
-            for call in calls:
+        for call in calls:
+            try:
                 call()
-        except Exception as error:  # noqa: BLE001 - it is raised where it ends this connection alone
-            self.fail(error)
+            except Exception as error:  # noqa: BLE001 - it ends this connection alone
+                self.fail(error)
 
     @property
     def _may_have_more(self) -> bool:
@@ -262,17 +266,14 @@ class ServerConnection(ABC):
             self._asleep = None
 
     async def _sleep(self) -> None:
-        """Sleep until woken. Raises: the error of a callback."""
+        """Sleep until woken."""
 
         def wake_up(_: object) -> trio.lowlevel.Abort:
             self._asleep = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        if self._error is None:
-            self._asleep = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(wake_up)
-        if self._error is not None:
-            raise self._error
+        self._asleep = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(wake_up)
 
     async def receive(self) -> bytes:
         """Return what comes in, waiting for something; b"" when the client has left."""

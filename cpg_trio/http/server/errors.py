@@ -9,6 +9,11 @@ from cpg_trio.errors import CpgTrioError
 logger = logging.getLogger("cpg_trio.http")
 
 
+def log_ending(error: BaseException) -> None:
+    """Log an error that ends one connection, and no other."""
+    logger.error("an error ended a connection", exc_info=error)
+
+
 class StartError(CpgTrioError):
     """The process cannot start, for a reason that its operator can mend; the message says how.
 

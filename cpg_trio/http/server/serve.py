@@ -23,7 +23,7 @@ from cpg_trio.http.server.asgi import unwrapped
 from cpg_trio.http.server.capacity import fitted_to_descriptors
 from cpg_trio.http.server.config import Http1Engine, ServeConfig
 from cpg_trio.http.server.connection_limit import Client, ConnectionLimit, Slot
-from cpg_trio.http.server.errors import logger
+from cpg_trio.http.server.errors import log_ending, logger
 from cpg_trio.http.server.http1 import Http1Connection, Http1Exchange
 from cpg_trio.http.server.http1_h11 import H11Exchange
 from cpg_trio.http.server.http2 import Http2Connection
@@ -315,4 +315,4 @@ async def _guard(task: Callable[[], Awaitable[None]]) -> None:
     try:
         await task()
     except* Exception as error:  # noqa: BLE001 - this is the barrier
-        logger.error("an error ended a connection", exc_info=unwrapped(error))
+        log_ending(unwrapped(error))

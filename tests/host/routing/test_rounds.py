@@ -21,6 +21,7 @@ import trio.testing
 
 from cpg_trio.call_record import Call
 from cpg_trio.http.channel import SocketChannel
+from cpg_trio.http.relay import RelayCall
 from cpg_trio.http.server.connection import ServerConnection
 from cpg_trio.http.server.http1 import Http1Connection
 from cpg_trio.http.server.http2 import Http2Connection
@@ -45,8 +46,8 @@ class Holding:
         while await peer.receive_head():
             self._asked.append(peer.stream)
 
-    async def is_asked(self) -> None:
-        await eventually(lambda: self._asked)
+    async def is_asked(self, times: int = 1) -> None:
+        await eventually(lambda: len(self._asked) >= times)
         await trio.testing.wait_all_tasks_blocked()
 
     def answer(self) -> None:
@@ -245,3 +246,23 @@ async def test_an_error_at_the_end_of_a_round_ends_one_connection_and_its_call(
         assert_nothing_is_left(s)
         await resting.ask()
         assert await resting.body() == b"ok"
+
+
+@needs_epoll
+async def test_each_of_several_errors_of_one_connection_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider, bug = Holding(), Bug.put(monkeypatch, RelayCall, "_respond")
+    async with routing(provider) as s, client(s, "2") as it:
+        for is_there in (False, True):  # the first two calls open the connections to the provider
+            for count in (1, 2):
+                await it.ask()
+                await provider.is_asked(count)
+            bug.is_there = is_there
+            provider.answer()
+            provider.answer()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await it.rest()
+        await trio.testing.wait_all_tasks_blocked()
+        assert_nothing_is_left(s)
+    assert caplog.text.count("RuntimeError: a bug") == 2
