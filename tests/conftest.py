@@ -201,11 +201,12 @@ def _runtime_directory() -> Iterator[None]:
 def _logging_as_it_was() -> Iterator[None]:
     """Undo what a test says of where the log goes: it is the whole process's."""
     root, own = logging.getLogger(), logging.getLogger("cpg_trio")
-    before = root.handlers[:], root.level, own.level, sys.excepthook
+    plugins, output = logging.getLogger("cpg_trio.host.plugins"), logging.getLogger("cpg_trio.output")
+    before = root.handlers[:], root.level, own.level, sys.excepthook, plugins.filters[:], output.propagate
     yield
     logging.captureWarnings(capture=False)
     use_handler(logging.NullHandler())  # so that the thread of the one before it ends
-    root.handlers[:], root.level, own.level, sys.excepthook = before
+    root.handlers[:], root.level, own.level, sys.excepthook, plugins.filters[:], output.propagate = before
 
 
 @pytest.fixture
