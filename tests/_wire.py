@@ -279,11 +279,13 @@ class Http2Wire:
 
 
 @asynccontextmanager
-async def dial_http2(url: str) -> AsyncIterator[Http2Wire]:
+async def dial_http2(url: str, *, greets: bool = True) -> AsyncIterator[Http2Wire]:
+    """With `greets` the preface goes at once, and otherwise with what follows it."""
     async with _connected(url) as stream:
         wire = Http2Wire(stream)
         wire.h2.initiate_connection()
-        await wire.flush()
+        if greets:
+            await wire.flush()
         yield wire
 
 

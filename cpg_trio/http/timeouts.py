@@ -60,18 +60,22 @@ class TimeoutQueue:
                 await self._arrival.wait()
                 self._arrival = None
                 continue  # the waiter may be gone already
-            who, since = next(iter(self._since.items()))
-            due = since + self._limit_s
+            due = next(iter(self._since.values())) + self._limit_s
             if trio.current_time() < due:
                 await trio.sleep_until(due)
                 if trio.current_time() > due + _HELD_UP_S:
                     self._wait_a_moment_more()
             else:
-                del self._since[who]
-                try:
-                    who.give_up()
-                except Exception:  # noqa: BLE001 - the barrier between one waiter and the others
-                    _log.exception("an error in giving up somebody whose time is over")
+                self._give_up_oldest()
+
+    def _give_up_oldest(self) -> None:
+        # Not in `run`, whose variable would hold the waiter, and with it a connection, during the next wait.
+        who = next(iter(self._since))
+        del self._since[who]
+        try:
+            who.give_up()
+        except Exception:  # noqa: BLE001 - the barrier between one waiter and the others
+            _log.exception("an error in giving up somebody whose time is over")
 
     def _wait_a_moment_more(self) -> None:
         """Give every waiter time in which what it has sent is read: this process was late, not its peer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -38,6 +39,21 @@ async def test_who_is_late_is_given_up_and_nobody_else(autojump_clock: MockClock
         patience.end(third)
         await trio.sleep(20)
     assert (first.given_up_at, second.given_up_at, third.given_up_at) == (10, 15, None)
+
+
+async def test_who_was_given_up_or_has_ended_is_not_held(autojump_clock: MockClock) -> None:
+    patience, late, ended = TimeoutQueue(10), Waited(), Waited()
+    held = weakref.WeakSet([late, ended])
+    async with kept(patience):
+        patience.begin(late)
+        await trio.sleep(5)
+        patience.begin(ended)
+        await trio.sleep(6)
+        assert late.given_up_at == 10
+        patience.end(ended)
+        del late, ended
+        assert len(held) == 0
+    assert len(patience) == 0
 
 
 async def test_who_fails_to_give_up_fails_alone(

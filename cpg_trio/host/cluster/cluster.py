@@ -130,11 +130,12 @@ class Cluster:
         local = self._local
         check_given(local.keys)
         async with self.store, open_plain_nursery() as nursery:
-            joined = await join(self.store, local.keys)
+            joined, snapshot = await join(self.store, local.keys)
             local.registry.id, local.registry.counts_changes = joined.id, False
             local.journal.seals = joined.sealer
             async with local.journal.opened():
-                await self.follower.load(joined.snapshot)
+                await self.follower.load(snapshot)
+                del snapshot  # it is as large as the directory
                 nursery.start_soon(self._follow)
                 nursery.start_soon(joined.follow_keys)
                 nursery.start_soon(self._read_again, joined.sealer)

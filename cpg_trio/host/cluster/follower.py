@@ -52,12 +52,8 @@ class Follower:
         while True:
             with trio.CancelScope() as self._turn:
                 try:
-                    if self._loaded != (wanted := self._wanted):
-                        snapshot = await self._store.load()
-                        self._works()
-                        await self._apply_all(snapshot)
-                        self._loaded = wanted
-                        self._reached(snapshot.revision)
+                    if self._loaded != self._wanted:
+                        await self._load_again()
                     await self._follow()
                 except CompactedError:
                     self._wanted += 1
@@ -77,6 +73,14 @@ class Follower:
         self._turn.cancel()
         while self._loaded < wanted:
             await self._moved.wait()
+
+    async def _load_again(self) -> None:
+        wanted = self._wanted
+        snapshot = await self._store.load()
+        self._works()
+        await self._apply_all(snapshot)
+        self._loaded = wanted
+        self._reached(snapshot.revision)
 
     async def _follow(self) -> None:
         async with self._store.changes(self.revision) as changes:

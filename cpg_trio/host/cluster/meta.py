@@ -57,8 +57,6 @@ class Joined:
     """Of the directory. Another one if the store was restored, and has lost what clients may have seen."""
     sealer: Sealer
     """Seals what is secret in it."""
-    snapshot: Snapshot
-    """What was in it before."""
     store: Store = attrs.field(repr=False)
 
     async def follow_keys(self) -> None:
@@ -86,8 +84,8 @@ class Joined:
         return True
 
 
-async def join(store: Store, keys: Keys) -> Joined:
-    """Return the directory in a store, which is begun if the store is empty.
+async def join(store: Store, keys: Keys) -> tuple[Joined, Snapshot]:
+    """Return the directory in a store, which is begun if the store is empty, and what was in it before.
 
     Raises: StartError for a store that this host does not fit, and then nothing has changed.
     """
@@ -102,7 +100,7 @@ async def join(store: Store, keys: Keys) -> Joined:
             continue
         except StoreError as error:
             raise StartError(f"the store cannot be used: {error}") from error
-        return Joined(now.id, sealer, snapshot, store)
+        return Joined(now.id, sealer, store), snapshot
 
 
 async def check_fit(store: Store, keys: Keys) -> None:

@@ -122,6 +122,7 @@ class Writer:
                 self._tell(error)
             else:
                 self._tell(None)
+        self._writing = self._batch  # what is written is not held until there is something else to write
         batch.done.set()
 
     async def _write_plugins(self, plugins: list[str]) -> None:

@@ -207,6 +207,7 @@ class _Connection:
         self._codec = codec
         self._receive = receive
         self._send = send
+        self._is_first = True  # the next request
         self._end: tuple[int, str] | None = None
         """The code and the reason with which the host ends the connection; None if the client has left."""
 
@@ -235,8 +236,8 @@ class _Connection:
 
     async def _send_updates(self) -> None:
         """Send updates until the host stops. Raises: RefusedError once the caller's identity has ended."""
-        update: Update | None = None
         while True:
+            update: Update | None = None  # the one before is not held during the wait
             with trio.move_on_at(self._access.expires_at(self._caller)) as until_end:
                 update = await anext(self._watch, None)
             self._access.check_still_valid(self._caller)
@@ -245,27 +246,37 @@ class _Connection:
             if update is None:
                 self._end = self._end or (_GOING_AWAY, "the host is stopping")
                 return
-            async with self._turns:
-                self._access.check_still_valid(self._caller)
-                message = self._codec.write(self.encoded(update).message)
-            await self._send(message)
+            await self._send_update(update)
+
+    async def _send_update(self, update: Update) -> None:
+        async with self._turns:
+            self._access.check_still_valid(self._caller)
+            message = self._codec.write(self.encoded(update).message)
+        await self._send(message)
 
     async def _receive_requests(self) -> None:
         """Carry out requests until the client leaves. Raises: RefusedError; UnreadableError; BehindError."""
-        is_first = True
-        while (frame := await self._receive())["type"] != "websocket.disconnect":
-            size = len(frame.get("bytes") or frame.get("text") or b"")
-            for wait_s in iter(partial(self._access.subscribe_wait_s, self._caller, size // 1024), 0):
-                await trio.sleep(wait_s)
-            async with self._watch.large(size):
-                if size > _MOST_FRAME_BYTES:
-                    raise UnreadableError(f"a request of {size} bytes (max: {_MOST_FRAME_BYTES})")
-                async with self._turns:
-                    request = self._codec.read(frame)
-                if is_first:
-                    is_first = False
-                    await self._others.known(request.seen_revision)
-                await self._carry_out(request)
+        while await self._carry_out_next():
+            pass  # in no variable here: a request may be large, and the wait for the next one long
+
+    async def _carry_out_next(self) -> bool:
+        """Receive a request and carry it out; return whether there was one."""
+        frame = await self._receive()
+        if frame["type"] == "websocket.disconnect":
+            return False
+        size = len(frame.get("bytes") or frame.get("text") or b"")
+        for wait_s in iter(partial(self._access.subscribe_wait_s, self._caller, size // 1024), 0):
+            await trio.sleep(wait_s)
+        async with self._watch.large(size):
+            if size > _MOST_FRAME_BYTES:
+                raise UnreadableError(f"a request of {size} bytes (max: {_MOST_FRAME_BYTES})")
+            async with self._turns:
+                request = self._codec.read(frame)
+            if self._is_first:
+                self._is_first = False
+                await self._others.known(request.seen_revision)
+            await self._carry_out(request)
+        return True
 
     async def _carry_out(self, request: pb.WatchRequest) -> None:
         """Carry out a request, and send which of its subscriptions are refused."""

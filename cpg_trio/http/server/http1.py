@@ -97,7 +97,7 @@ class Http1Connection(ServerConnection):
         try:
             self.rest = exchange.feed(data)
         except MalformedError:
-            self._read_again(data)
+            self._read_in_task(data)  # which says what is wrong with it, or whose it is
             return
         if exchange.has_head:
             self._take(exchange)
@@ -109,8 +109,8 @@ class Http1Connection(ServerConnection):
             self.enter(Input.HEAD)
             self._do(partial(self._read_on, exchange, b""))
 
-    def _read_again(self, data: bytes) -> None:
-        """Leave it to the task to say what is wrong with what has come, or whose it is."""
+    def _read_in_task(self, data: bytes) -> None:
+        """Have the task read a request of which `data` is all that has come, and what follows it."""
         self.rest = b""
         self.enter(Input.HEAD)
         self._do(partial(self._read_on, self._exchange_type(self), data))
@@ -135,15 +135,12 @@ class Http1Connection(ServerConnection):
         self.service.timeouts.head.begin(self)  # of a client that connects, a request is expected soon
         while self._work is not None or self._exchange is not None or self.state is _IDLE:
             if self._work is not None:
-                work, self._work = self._work, None
-                await work()
+                await self._take_work()()  # in no variable: it holds what was read with the request
                 self._end_exchange()
             elif self.state is not _IDLE:
                 await self._sleep()
             elif self.rest:
-                data, self.rest = self.rest, b""
-                self.enter(Input.HEAD)
-                self._do(partial(self._read_on, self._exchange_type(self), data))
+                self._read_in_task(self.rest)
             elif self._may_have_more:
                 await trio.lowlevel.checkpoint()  # a client that is fast is not to have the loop for itself
                 self._take_up()
@@ -154,6 +151,11 @@ class Http1Connection(ServerConnection):
                     self.enter(Input.LAST)
             else:
                 await self._sleep()
+
+    def _take_work(self) -> Work:
+        work, self._work = self._work, None
+        assert work is not None  # noqa: S101 - for the type checker
+        return work
 
     async def _read_on(self, exchange: Http1Exchange, data: bytes) -> None:
         """Read a head to its end, and answer the request. `data` has been read of it, and not been fed."""

@@ -73,7 +73,7 @@ class Http2Connection(ServerConnection):
         """Take `channel`, of which `read` has been read, and close it at the end of `run`."""
         super().__init__(channel, service, client, server, slot)
         self.engine = Http2Engine(_MAX_STREAMS, service.config.max_head_bytes)
-        self._read_before = read
+        self._read_before = [read]
         self._exchanges: dict[int, Http2Exchange] = {}
         self._events: deque[h2.events.Event] = deque()  # that have not had their turn
         self._begun = 0  # requests of the read that is handled
@@ -224,7 +224,7 @@ class Http2Connection(ServerConnection):
             window = self.engine.inbound_flow_control_window
             self.engine.increment_flow_control_window(_CONNECTION_WINDOW_BYTES - window)
             self.service.timeouts.idle.begin(self)
-            self._handle(self._read_before)
+            self._handle(self._read_before.pop())  # kept nowhere: it may be large
             while self.state in SERVING:
                 if self._events:
                     await trio.lowlevel.checkpoint()

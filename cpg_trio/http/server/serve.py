@@ -232,13 +232,21 @@ class _Server:
         return handshake.channel
 
     async def _serve_channel(self, slot: Slot, channel: Channel, client: Address, server: Address) -> None:
-        """Serve HTTP/1.1, until the client turns out to speak another protocol."""
+        http2 = await self._serve_http1(slot, channel, client, server)
+        if http2 is not None:
+            await self._serve_client(slot, http2)
+
+    async def _serve_http1(
+        self, slot: Slot, channel: Channel, client: Address, server: Address
+    ) -> Http2Connection | None:
+        """Serve HTTP/1.1. Return what serves the client if that turns out to speak another protocol."""
         ends = client, server
         engine = _ENGINES[self._settings.http1_engine]
         http1 = Http1Connection(channel, self._service, *ends, slot, engine)
         await self._serve_client(slot, http1)
         if read := http1.read_of_another_protocol:
-            await self._serve_client(slot, Http2Connection(channel, self._service, *ends, slot, read))
+            return Http2Connection(channel, self._service, *ends, slot, read)
+        return None
 
     async def _serve_client(self, slot: Slot, client: _Client) -> None:
         slot.client = client

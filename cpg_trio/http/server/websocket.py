@@ -107,6 +107,7 @@ class WebSocketCall(WSStream):
             while not self.closed:
                 if data:
                     await self.handle(Data(stream_id=1, data=data))
+                    data = b""  # not held until something follows
                 self._expect_frame()
                 try:
                     data = await connection.receive()

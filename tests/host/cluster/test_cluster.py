@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from cpg_trio.host.cluster import Stand, Standing, peer_url
 from cpg_trio.http import StartError
-from cpg_trio.store import Commit
+from cpg_trio.store import Commit, Snapshot
 from tests.host.calls import REGISTER, REPORT, Headers
 from tests.host.cluster.hosts import TTL_S, Hosts, Member, departed, hosts, id_of, settled
 
@@ -39,6 +41,16 @@ async def test_what_registers_at_one_host_is_found_at_each(autojump_clock: MockC
         assert await a.calls.discover("t", other) == id_of(plugin)
         assert a.directory() == b.directory()
         assert a.host.registry.id == b.host.registry.id
+
+
+async def test_hosts_do_not_hold_what_they_have_loaded(autojump_clock: MockClock) -> None:
+    async with hosts() as group:
+        a, b = await two(group)
+        await a.calls.provider("t")
+        await b.cluster.follower.compared()
+        await settled()
+        gc.collect()
+        assert not [each for each in gc.get_objects() if isinstance(each, Snapshot)]
 
 
 async def test_health_and_ends_are_known_at_each(autojump_clock: MockClock) -> None:

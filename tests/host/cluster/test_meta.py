@@ -19,6 +19,11 @@ from cpg_trio.store import Commit, ConflictError, Entry, MemoryStore, StoreError
 A, B, C = "a" * 32, "b" * 32, "c" * 32
 
 
+async def joining(store: MemoryStore, keys: Keys) -> Joined:
+    joined, _ = await join(store, keys)
+    return joined
+
+
 async def contents(store: MemoryStore) -> Sequence[Entry]:
     return (await store.load()).entries
 
@@ -30,21 +35,21 @@ async def canary_of(store: MemoryStore) -> str:
 
 async def test_hosts_with_a_key_in_common_join_one_directory() -> None:
     store = MemoryStore()
-    first = await join(store, Keys([A]))
+    first = await joining(store, Keys([A]))
     before = await contents(store)
-    second = await join(store, Keys([A]))
+    second, found = await join(store, Keys([A]))
     assert second.id == first.id
     assert second.sealer.unseal("x", first.sealer.seal("x", b"secret")) == b"secret"
     assert await contents(store) == before
     assert A.encode() not in before[0].value
-    assert second.snapshot.entries == before
+    assert found.entries == before
 
 
 async def test_hosts_that_begin_a_directory_at_the_same_time_join_the_same_one() -> None:
     store, joined = MemoryStore(), list[Joined]()
 
     async def come() -> None:
-        joined.append(await join(store, Keys([A])))
+        joined.append(await joining(store, Keys([A])))
 
     async with trio.open_nursery() as nursery:
         for _ in range(5):
@@ -58,7 +63,7 @@ async def refused(store: MemoryStore, *keys: str) -> str:
     with pytest.raises(StartError) as checked:
         await check_fit(store, Keys(keys))
     with pytest.raises(StartError) as why:
-        await join(store, Keys(keys))
+        await joining(store, Keys(keys))
     assert await store.load() == before
     assert str(checked.value) == str(why.value)
     return str(why.value)
@@ -68,7 +73,7 @@ async def test_a_check_changes_nothing() -> None:
     store = MemoryStore()
     await check_fit(store, Keys([A]))
     assert not await contents(store)
-    await join(store, Keys([A]))
+    await joining(store, Keys([A]))
     before = await contents(store)
     await check_fit(store, Keys([B, A]))
     assert await contents(store) == before
@@ -76,7 +81,7 @@ async def test_a_check_changes_nothing() -> None:
 
 async def test_a_host_whose_key_does_not_fit_is_refused() -> None:
     store = MemoryStore()
-    joined = await join(store, Keys([A]))
+    joined = await joining(store, Keys([A]))
     why = await refused(store, B)
     assert why.startswith(
         f"the key of this host does not fit the directory {joined.id} in the store: meta is"
@@ -125,7 +130,7 @@ async def test_an_entry_of_the_name_that_somebody_else_has_written_is_refused(va
 
 async def test_a_schema_that_is_too_new_is_refused() -> None:
     store = MemoryStore()
-    await join(store, Keys([A]))
+    await joining(store, Keys([A]))
     (meta,) = await contents(store)
     await store.commit(Commit(puts={META: json.dumps({**json.loads(meta.value), "schema": 2}).encode()}))
     why = await refused(store, A)
@@ -134,7 +139,7 @@ async def test_a_schema_that_is_too_new_is_refused() -> None:
 
 async def test_a_canary_that_was_altered_is_refused() -> None:
     store = MemoryStore()
-    joined = await join(store, Keys([A]))
+    joined = await joining(store, Keys([A]))
     (meta,) = await contents(store)
     altered = {**json.loads(meta.value), "canary": joined.sealer.seal(META, b"another")}
     await store.commit(Commit(puts={META: json.dumps(altered).encode()}))
@@ -145,10 +150,10 @@ async def test_a_store_that_was_restored_has_another_directory_whose_secrets_ope
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = MemoryStore()
-    before = await join(store, Keys([A]))
+    before = await joining(store, Keys([A]))
     sealed = before.sealer.seal("x", b"secret")
     store.id = "restored"
-    after, again = await join(store, Keys([A])), await join(store, Keys([A]))
+    after, again = await joining(store, Keys([A])), await joining(store, Keys([A]))
     assert after.id == again.id != before.id
     assert after.sealer.unseal("x", sealed) == b"secret"
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -157,11 +162,11 @@ async def test_a_store_that_was_restored_has_another_directory_whose_secrets_ope
 
 async def test_a_new_first_key_seals_the_canary_and_the_old_one_alone_fits_no_more() -> None:
     store = MemoryStore()
-    first = await join(store, Keys([A]))
-    with_both = await join(store, Keys([B, A]))
+    first = await joining(store, Keys([A]))
+    with_both = await joining(store, Keys([B, A]))
     assert with_both.id == first.id
     assert with_both.sealer.sealed_by_first(await canary_of(store))
-    assert (await join(store, Keys([B]))).id == first.id
+    assert (await joining(store, Keys([B]))).id == first.id
     assert first.sealer.key_id not in await canary_of(store)
     await refused(store, A)
 
@@ -172,7 +177,7 @@ async def test_keys_that_change_while_a_host_runs_seal_the_canary_anew_once(
     store, path = MemoryStore(), tmp_path / "keys"
     path.write_text(f"{A}\n")
     path.chmod(0o600)
-    joined = await join(store, Keys(path=path))
+    joined = await joining(store, Keys(path=path))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(joined.follow_keys)
         before = await store.revision()
@@ -181,7 +186,7 @@ async def test_keys_that_change_while_a_host_runs_seal_the_canary_anew_once(
         path.write_text(f"{B}\n{A}\n")
         await trio.sleep(10)
         assert joined.sealer.sealed_by_first(await canary_of(store))
-        await join(store, Keys([A, B]))  # of a host whose keys are being changed still
+        await joining(store, Keys([A, B]))  # of a host whose keys are being changed still
         before = await store.revision()
         await trio.sleep(60)
         assert await store.revision() == before
@@ -206,7 +211,7 @@ async def test_a_change_of_keys_is_noted_when_the_store_can_be_reached_again(
     store.failures = [ConflictError("another host was first")]
     path.write_text(f"{A}\n")
     path.chmod(0o600)
-    joined = await join(store, Keys(path=path))
+    joined = await joining(store, Keys(path=path))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(joined.follow_keys)
         store.failures = [StoreError("it is cut off"), ConflictError("meta has changed")]
@@ -221,4 +226,4 @@ async def test_a_store_that_fails_is_refused_with_why() -> None:
     store = Unreliable()
     store.failures = [StoreError("nobody answers")]
     with pytest.raises(StartError, match="the store cannot be used: nobody answers"):
-        await join(store, Keys([A]))
+        await joining(store, Keys([A]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -28,6 +30,7 @@ from cpg_trio.host.access.access_check import AccessCheck
 from cpg_trio.host.access.audit import Action, AuditEvent
 from cpg_trio.host.access.identity import Identities
 from cpg_trio.host.directory.registry import Registry
+from cpg_trio.host.directory.watch import Update
 from cpg_trio.host.directory.watch_hub import WatchHub
 from cpg_trio.host.services import websocket
 from cpg_trio.host.services.websocket import CODECS, WatchSocket, _Codec
@@ -521,6 +524,28 @@ async def test_a_range_of_a_megabyte_ends_the_connection_as_any_frame_of_that_si
         with pytest.raises(ConnectionClosed):
             await socket.get_message()
         assert not host.watches._services
+
+
+async def test_a_watcher_that_is_up_to_date_costs_neither_its_last_request_nor_its_last_update(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests: list[pb.WatchRequest] = []
+
+    def decode(text: str) -> pb.WatchRequest:
+        requests.append(json_format.Parse(text, pb.WatchRequest()))
+        return requests[-1]
+
+    codecs = {JSON: attrs.evolve(CODECS[JSON], decode=decode)}
+    monkeypatch.setattr(websocket, "CODECS", codecs)
+    async with hosting() as (host, url), watching(url, proof(host), JSON) as socket:
+        for runtime_id in ("a", "b"):  # together more than goes out without a task
+            host.registry.register(runtime_id, "t", "1.0.0", "/x/", {"large": "x" * 4000})
+        await say(socket, subscribe=several("t"))
+        await hear(socket)
+        await trio.testing.wait_all_tasks_blocked()
+        nobody_s = [pb.WatchRequest()]
+        assert sys.getrefcount(requests[0]) == sys.getrefcount(nobody_s[0])
+        assert not [each for each in gc.get_objects() if isinstance(each, Update)]
 
 
 # Many watchers
