@@ -39,6 +39,7 @@ def work(function: Callable[[], object]) -> int:
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # before the trace begins: 3.12 would tell of no opcode otherwise
     sys.settrace(trace)
     try:
         function()
