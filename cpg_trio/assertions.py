@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import sys
 from collections.abc import Iterable
 from enum import Enum
@@ -31,6 +32,8 @@ MAX_LENGTH = 4096
 
 
 _LONGEST_PATH = 1024  # bytes
+# RFC 7515, section 2. PyJWT takes padding as well, and older versions skip what is not ASCII.
+_TOKEN = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 
 class Purpose(Enum):
@@ -122,6 +125,8 @@ def signed_claims(token: str, key: bytes, texts: Iterable[str]) -> dict[str, Any
 
     No time is compared. Raises: jwt.InvalidTokenError for whatever is wrong.
     """
+    if _TOKEN.fullmatch(token) is None:
+        raise jwt.DecodeError("not a token")
     options: Any = {"verify_exp": False, "verify_iat": False, "verify_nbf": False, "verify_aud": False}
     try:
         claims = jwt.decode(token, key, algorithms=[ALGORITHM], options=options)

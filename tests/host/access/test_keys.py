@@ -63,6 +63,7 @@ def forgeries() -> dict[str, str]:
         "with another key": Keys([B]).sign(CLAIMS),
         "too long": "x" * 10_000,
         "not ASCII": token + "ä",
+        "with padding": token + "=",
         "with a null": token + "\0",
         "with spaces": f" {token}",
         "nested": f"{b64([[[[]]]])}.{body}.{signature}",
