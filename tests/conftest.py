@@ -37,7 +37,9 @@ def pytest_collection(session: pytest.Session) -> None:
     """Have each worker compile a part of the suite for all of them, where nothing is compiled yet.
 
     Each one collects all of the tests. In the same order, all would compile the same file at the same time.
+    Until it has done so it looks for no garbage: all that it makes stays.
     """
+    gc.disable()
     worker, workers = os.environ.get("PYTEST_XDIST_WORKER"), os.environ.get("PYTEST_XDIST_WORKER_COUNT")
     if not (worker and workers) or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
         return
@@ -86,6 +88,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         handle = getattr(test, "hypothesis", None)
         if handle is not None and not iscoroutinefunction(handle.inner_test):
             handle.inner_test = _first_measured(handle.inner_test)
+    gc.enable()
     gc.collect()
     gc.freeze()
 

@@ -61,18 +61,23 @@ def room_of(module: str) -> str:
     return "foundations"
 
 
+def statements_of(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield all statements that may run, at any depth: not those for checkers of types."""
+    left: list[ast.AST] = [tree]
+    while left:
+        match node := left.pop():
+            case ast.If(test=ast.Name("TYPE_CHECKING")):
+                left += node.orelse
+            case ast.expr():
+                pass  # there is no statement in it
+            case _:
+                yield node
+                left += ast.iter_child_nodes(node)
+
+
 def imports_of(path: Path) -> Iterator[str]:
     """Yield the modules of the package that a file imports when it runs, without the name of the package."""
-    tree = ast.parse(path.read_text())
-    for_types = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
+    for node in statements_of(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (
                 a.name.removeprefix("cpg_trio.") for a in node.names if a.name.startswith("cpg_trio.")
