@@ -10,6 +10,7 @@ import traceback
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import product
 from typing import Any
 
 import pytest
@@ -518,11 +519,8 @@ TOKEN = b"Bearer c2VjcmV0LXRva2Vu="
 
 
 METADATA = b"\r\nX-Tenant: a b\r\nmy_key:1"
-EACH_CUT = pytest.mark.parametrize(
-    "cut",
-    [b"Authorization: " + TOKEN, b"Authorization: " + TOKEN + METADATA, b"x-plugin-caller: " + TOKEN],
-    ids=["token", "token and metadata", "word of the host"],
-)
+CUTS = (b"Authorization: " + TOKEN, b"Authorization: " + TOKEN + METADATA, b"x-plugin-caller: " + TOKEN)
+"""Lines that are cut out: a token, one with metadata, and one that only a host may write."""
 
 
 def with_lines_at(data: bytes, place: int, cut: bytes) -> bytes | None:
@@ -535,12 +533,9 @@ def with_lines_at(data: bytes, place: int, cut: bytes) -> bytes | None:
     return b"\r\n".join(lines) + end + rest
 
 
-@EACH_CUT
 @pytest.mark.parametrize("good", corpus.ACCEPTED, ids=lambda good: good.name)
-def test_a_head_is_read_alike_the_first_time_and_again_with_a_token_anywhere_in_it(
-    good: Good, cut: bytes
-) -> None:
-    for place in range(3):
+def test_a_head_is_read_alike_the_first_time_and_again_with_a_token_anywhere_in_it(good: Good) -> None:
+    for place, cut in product(range(3), CUTS):
         data = with_lines_at(good.data, place, cut)
         if data is not None and len(data) < MAX_HEAD_BYTES:
             assert_read_in_one_way(data)
@@ -548,10 +543,9 @@ def test_a_head_is_read_alike_the_first_time_and_again_with_a_token_anywhere_in_
             assert read_request(data) == read_request(data)
 
 
-@EACH_CUT
 @pytest.mark.parametrize("bad", corpus.REFUSED, ids=lambda bad: bad.name)
-def test_no_attack_gets_by_because_a_token_is_cut_out_of_it(bad: Bad, cut: bytes) -> None:
-    for place in range(3):
+def test_no_attack_gets_by_because_a_token_is_cut_out_of_it(bad: Bad) -> None:
+    for place, cut in product(range(3), CUTS):
         data = with_lines_at(bad.data, place, cut)
         if data is not None:
             assert_read_in_one_way(data)
