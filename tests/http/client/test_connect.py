@@ -136,7 +136,7 @@ async def test_who_stops_connecting_leaves_no_connection(names: Names) -> None:
     async with silent_address("127.0.0.2") as url:
         port = Origin.parse(url)[0].port
         async with silent_address("127.0.0.3", port):
-            error = await error_of(Origin("http", "peer.test", port), timeout_s=0.05)
+            error = await error_of(Origin("http", "peer.test", port), timeout_s=0.5)  # also for the names
     assert type(error) is ConnectFailedError
     assert "no connection within the time allowed" in str(error)
 
